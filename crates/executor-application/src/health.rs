@@ -1,0 +1,184 @@
+//! Whether the executor can do its work now.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use tokio::{sync::Mutex, time::Instant};
+
+use crate::{ExecuteCode, Sandbox, Workspaces};
+
+/// How long one look at the sandbox counts. A look starts a real sandbox, and anybody may ask: this bounds what asking
+/// can cost to one sandbox per second.
+const LOOK_COUNTS_FOR: Duration = Duration::from_secs(1);
+
+/// What a look came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// A guest can be run.
+    Healthy,
+    /// No guest can be run.
+    Unhealthy(Unhealthy),
+}
+
+/// Why no guest can be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unhealthy {
+    /// The daemon is shutting down.
+    Draining,
+    /// A sandbox could not be started.
+    Sandbox(String),
+    /// The workspace cannot be written to.
+    Workspace(String),
+}
+
+impl Unhealthy {
+    /// One line for clients. What exactly is broken is for the log.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Sandbox(_) => "a sandbox cannot be started",
+            Self::Workspace(_) => "the workspace cannot be written to",
+        }
+    }
+}
+
+/// Finds out whether the executor can do its work, by trying.
+pub struct CheckHealth {
+    executor: ExecuteCode,
+    sandbox: Arc<dyn Sandbox>,
+    workspaces: Arc<dyn Workspaces>,
+    last: Mutex<Option<(Instant, Health)>>,
+}
+
+impl CheckHealth {
+    /// A check of this executor and its adapters.
+    pub fn new(
+        executor: ExecuteCode,
+        sandbox: Arc<dyn Sandbox>,
+        workspaces: Arc<dyn Workspaces>,
+    ) -> Self {
+        Self {
+            executor,
+            sandbox,
+            workspaces,
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Tries to start a sandbox and to write to the workspace, unless somebody did within the last second. Those who
+    /// ask at the same time share one look. Cancel safe.
+    pub async fn check(&self) -> Health {
+        if self.executor.is_draining() {
+            return Health::Unhealthy(Unhealthy::Draining);
+        }
+        let mut last = self.last.lock().await;
+        if let Some((at, health)) = &*last
+            && at.elapsed() < LOOK_COUNTS_FOR
+        {
+            return health.clone();
+        }
+        let health = self.look().await;
+        if let Health::Unhealthy(Unhealthy::Sandbox(why) | Unhealthy::Workspace(why)) = &health {
+            tracing::error!(%why, "unhealthy");
+        }
+        *last = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    async fn look(&self) -> Health {
+        if let Err(error) = self.workspaces.check().await {
+            return Health::Unhealthy(Unhealthy::Workspace(chain(&error)));
+        }
+        if let Err(error) = self.sandbox.check().await {
+            return Health::Unhealthy(Unhealthy::Sandbox(chain(&error)));
+        }
+        Health::Healthy
+    }
+}
+
+/// An error and all its sources in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MockWorkspaces, Options, SandboxError, WorkspaceError, fake};
+
+    fn check(sandbox: Arc<dyn Sandbox>, workspaces: MockWorkspaces) -> CheckHealth {
+        let workspaces: Arc<dyn Workspaces> = Arc::new(workspaces);
+        let executor = ExecuteCode::new(
+            Arc::clone(&sandbox),
+            Arc::clone(&workspaces),
+            Arc::new(fake::StoppedClock),
+            Options::default(),
+        );
+        CheckHealth::new(executor, sandbox, workspaces)
+    }
+
+    fn writable() -> MockWorkspaces {
+        let mut workspaces = MockWorkspaces::new();
+        workspaces.expect_check().returning(|| Ok(()));
+        workspaces
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_counts_for_a_second_and_is_shared() {
+        let mut sandbox = crate::MockSandbox::new();
+        sandbox.expect_check().times(2).returning(|| Ok(()));
+        let health = check(Arc::new(sandbox), writable());
+        for _ in 0..100 {
+            assert_eq!(health.check().await, Health::Healthy);
+        }
+        tokio::time::advance(LOOK_COUNTS_FOR).await;
+        assert_eq!(health.check().await, Health::Healthy);
+    }
+
+    #[tokio::test]
+    async fn says_what_is_broken_to_the_operator_only() {
+        let mut sandbox = crate::MockSandbox::new();
+        sandbox.expect_check().returning(|| {
+            Err(SandboxError::Unavailable {
+                reason: "bwrap: secret path".into(),
+            })
+        });
+        let Health::Unhealthy(why) = check(Arc::new(sandbox), writable()).check().await else {
+            panic!("healthy");
+        };
+        assert!(matches!(&why, Unhealthy::Sandbox(detail) if detail.contains("secret path")));
+        assert!(!why.reason().contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn a_workspace_that_cannot_be_written_is_unhealthy() {
+        let mut workspaces = MockWorkspaces::new();
+        workspaces.expect_check().returning(|| {
+            Err(WorkspaceError {
+                step: "write a file",
+                source: "no space left".into(),
+            })
+        });
+        let Health::Unhealthy(Unhealthy::Workspace(detail)) =
+            check(Arc::new(crate::MockSandbox::new()), workspaces)
+                .check()
+                .await
+        else {
+            panic!("not the workspace");
+        };
+        assert_eq!(detail, "failed to write a file: no space left");
+    }
+
+    #[tokio::test]
+    async fn draining_needs_no_look() {
+        let health = check(Arc::new(crate::MockSandbox::new()), MockWorkspaces::new());
+        health.executor.drain(Duration::ZERO).await;
+        assert_eq!(health.check().await, Health::Unhealthy(Unhealthy::Draining));
+    }
+}

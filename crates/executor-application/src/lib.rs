@@ -1,0 +1,29 @@
+//! Use cases of Sandbox Executor, and the ports that adapters implement.
+//!
+//! A program that embeds the executor makes an [`ExecuteCode`] from adapters of its own choice and calls
+//! [`ExecuteCode::execute`]. Nothing here starts a process, opens a file or a socket: that is what the ports are for.
+//!
+//! With the feature `mocks`, every port has a mock (`MockSandbox`, …) and there is [`fake::FakeSandbox`], which keeps
+//! the isolation port's contract without isolating anything.
+
+mod admission;
+mod description;
+mod execute;
+#[cfg(any(test, feature = "mocks"))]
+pub mod fake;
+mod health;
+mod ledger;
+mod ports;
+
+pub use admission::Capacity;
+pub use description::{LanguageSupport, SandboxDescription, Wall, WallState};
+pub use execute::{ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure, Submission};
+pub use health::{CheckHealth, Health, Unhealthy};
+pub use ledger::Retention;
+pub use ports::{
+    Clock, Job, PortError, Sandbox, SandboxError, Workspace, WorkspaceError, Workspaces,
+};
+#[cfg(any(test, feature = "mocks"))]
+pub use ports::{MockClock, MockSandbox, MockWorkspace, MockWorkspaces};
+/// Cancels a run: see [`Sandbox::run`].
+pub use tokio_util::sync::CancellationToken;

@@ -1,0 +1,123 @@
+//! What the use cases need of the world, as traits. Each doc comment binds whoever implements the trait.
+
+use std::{error::Error, path::Path, path::PathBuf};
+
+use async_trait::async_trait;
+use executor_domain::{
+    Artifacts, Event, ExecutionId, GuestEnvironment, Outcome, ResourceLimit, SessionId, Source,
+    Timestamp,
+};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::description::SandboxDescription;
+
+/// Whatever an adapter failed with.
+pub type PortError = Box<dyn Error + Send + Sync>;
+
+/// A fully decided run: nothing in it is still to be checked, defaulted or granted.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The execution's name.
+    pub execution_id: ExecutionId,
+    /// The session's name.
+    pub session_id: SessionId,
+    /// The program.
+    pub source: Source,
+    /// The handler's input.
+    pub event: Event,
+    /// Variables that the caller adds to the guest's environment.
+    pub environment: GuestEnvironment,
+    /// Standard input; `None`: the caller gave none.
+    pub stdin: Option<String>,
+    /// What the guest may use.
+    pub limits: ResourceLimit,
+    /// The session's directory on the host; it exists and the guest may write to it.
+    pub workspace: PathBuf,
+}
+
+/// Why a sandbox could not do its part. What a *guest* does wrong is an [`Outcome`], never one of these.
+#[derive(Debug, Error)]
+pub enum SandboxError {
+    /// A sandbox cannot be made here, now; trying again may help once the operator has acted.
+    #[error("a sandbox cannot be started: {reason}")]
+    Unavailable {
+        /// What is wrong and what to do, for an operator. Not for clients.
+        reason: String,
+    },
+    /// We failed in this step.
+    #[error("failed to {step}")]
+    Failed {
+        /// What we were doing.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: PortError,
+    },
+}
+
+/// Runs guests between walls.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[async_trait]
+pub trait Sandbox: Send + Sync {
+    /// Runs one guest to its end.
+    ///
+    /// - MUST return only when every process of the guest is dead, on every way out.
+    /// - MUST return a value for whatever the guest does; `Err` means that we failed.
+    /// - MUST end the guest when its wall time or CPU time is used up, whether or not this future is polled.
+    /// - When `cancel` is cancelled, MUST kill the guest and return [`executor_domain::Ending::Cancelled`], unless the
+    ///   guest had ended by then.
+    /// - When the future is dropped, the guest MUST die as well; nobody waits for that.
+    async fn run(&self, job: Job, cancel: CancellationToken) -> Result<Outcome, SandboxError>;
+
+    /// Whether a guest can be started now. MUST try it for real, with a guest of our own.
+    async fn check(&self) -> Result<(), SandboxError>;
+
+    /// What this sandbox is made of. Constant after start, cheap.
+    fn description(&self) -> &SandboxDescription;
+}
+
+/// Why a workspace cannot be used.
+#[derive(Debug, Error)]
+#[error("failed to {step}")]
+pub struct WorkspaceError {
+    /// What we were doing.
+    pub step: &'static str,
+    /// Why it failed.
+    #[source]
+    pub source: PortError,
+}
+
+/// Keeps the directories that the runs of a session share.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[async_trait]
+pub trait Workspaces: Send + Sync {
+    /// Opens the directory of a session for one run, and makes it where it does not exist. What the run changes is
+    /// counted from here on.
+    async fn open(&self, session: &SessionId) -> Result<Box<dyn Workspace>, WorkspaceError>;
+
+    /// Whether workspaces can be written to now.
+    async fn check(&self) -> Result<(), WorkspaceError>;
+
+    /// Where workspaces are kept, for people.
+    fn root(&self) -> &Path;
+}
+
+/// The directory of a session, opened for one run.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[async_trait]
+pub trait Workspace: Send + Sync {
+    /// The directory on the host.
+    fn path(&self) -> &Path;
+
+    /// Regular files created or changed since the workspace was opened. MUST NOT follow a link, nor read anything but
+    /// regular files, and MUST be bounded in count, bytes, depth and time: a guest made all of this.
+    async fn changes(&self) -> Result<Artifacts, WorkspaceError>;
+}
+
+/// Tells the time of day. For people and reports: what is measured runs on tokio's clock.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}

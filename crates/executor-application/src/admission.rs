@@ -71,6 +71,11 @@ impl Admission {
         self.places.close();
     }
 
+    /// How many are admitted.
+    pub(crate) const fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
     /// Guests that run now.
     pub(crate) fn running(&self) -> usize {
         self.capacity

@@ -1,6 +1,7 @@
 //! The use case: run untrusted code and come back with its result.
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -110,7 +111,7 @@ pub enum RunFailure {
 }
 
 /// What is configurable about the use case.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// How many executions run and wait.
     pub capacity: Capacity,
@@ -228,7 +229,7 @@ impl ExecuteCode {
             Lookup::Same(registration, watcher) => (registration, watcher),
             Lookup::Unknown => match admitted {
                 Some((run, place, registration, watcher)) => {
-                    shared.runs.spawn(run.to_its_end(place, command, limits));
+                    shared.runs.spawn(run.carry_through(place, command, limits));
                     (registration, watcher)
                 }
                 None => return Err(ExecuteError::Failed(Arc::new(RunFailure::Lost))),
@@ -257,6 +258,16 @@ impl ExecuteCode {
     /// What one run may use.
     pub fn policy(&self) -> &LimitPolicy {
         &self.shared.policy
+    }
+
+    /// How many executions run and wait.
+    pub fn capacity(&self) -> Capacity {
+        self.shared.admission.capacity()
+    }
+
+    /// Where workspaces are kept, for people.
+    pub fn workspace_root(&self) -> &Path {
+        self.shared.workspaces.root()
     }
 
     /// What the sandbox is made of.
@@ -308,7 +319,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_its_end(mut self, place: Place, command: ExecuteCommand, limits: ResourceLimit) {
+    async fn carry_through(mut self, place: Place, command: ExecuteCommand, limits: ResourceLimit) {
         let span = tracing::info_span!(
             "execution",
             execution_id = %command.execution_id,

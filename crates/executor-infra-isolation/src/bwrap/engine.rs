@@ -1,0 +1,261 @@
+//! Runs any program between all walls. What kind of program it is, and what its end means, is for others.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::Duration,
+};
+
+use executor_domain::ResourceLimit;
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use tokio_util::sync::CancellationToken;
+
+use super::argv::{self, SystemPath, Walls};
+use crate::{
+    cgroup::{self, CgroupLimits, Cgroups, RunCgroup},
+    stage::wire::{BoundedMount, InitSpec, LaunchSpec, Rlimits, SmallFile},
+    supervisor::{Finished, Job, Order, SuperviseError, Supervisor},
+};
+
+/// Who guests are in their own eyes.
+const GUEST_IDS: (u32, u32) = (1000, 1000);
+/// Most bytes of `/tmp`, and of `/dev/shm`: half of the memory that the run may use, since tmpfs is memory, and not more
+/// than this.
+const MAX_TMPFS_BYTES: u64 = 256 << 20;
+/// Most files and directories in `/tmp`, and in `/dev/shm`. Each takes about a KiB of kernel memory.
+const TMPFS_INODES: u64 = 16 << 10;
+/// Open files of one process. What Linux gives by default; enough for every library that we know of.
+const OPEN_FILES: u64 = 1024;
+/// Processes of ours in a run's cgroup: bubblewrap and the init.
+const OWN_PROCESSES: u64 = 2;
+/// How much later than the cgroup a process's own CPU limit comes, so that the cgroup, which counts the whole tree, is
+/// the one that decides.
+const CPU_SLACK_SECONDS: u64 = 2;
+/// Most bytes of a result.
+const MAX_RESULT_BYTES: usize = 8 << 20;
+
+/// A program to run.
+pub(crate) struct Program {
+    /// The program, by absolute path in the sandbox, and its arguments.
+    pub argv: Vec<String>,
+    /// Its whole environment.
+    pub environment: Vec<(String, String)>,
+    /// Files of ours that it needs, below `/run/sandbox`.
+    pub files: Vec<SmallFile>,
+    /// Its standard input.
+    pub stdin: String,
+    /// What it is told on its channel; `None`: it has none.
+    pub job: Option<Job>,
+    /// Whether the init is to look at the walls first.
+    pub inspect: bool,
+}
+
+/// What a run came to, in raw facts.
+pub(crate) struct Run {
+    /// What the supervisor knows.
+    pub finished: Finished,
+    /// What the cgroup counted.
+    pub used: Option<cgroup::Usage>,
+}
+
+/// Runs programs between all walls.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub supervisor: Supervisor,
+    pub cgroups: Cgroups,
+    pub system: Vec<SystemPath>,
+    pub bwrap: PathBuf,
+    /// User and group that guests are on the host; `None`: the daemon's own.
+    pub run_as: Option<(u32, u32)>,
+}
+
+impl Engine {
+    /// Runs a program to its end. Must be polled to its end as well; cancel with the token.
+    pub(crate) async fn run(
+        &self,
+        program: Program,
+        limits: &ResourceLimit,
+        workspace: Option<&str>,
+        cancel: &CancellationToken,
+    ) -> Result<Run, SuperviseError> {
+        let cgroup = self.cgroup(limits)?;
+        let tmpfs_bytes = (limits.memory_bytes() / 2).min(MAX_TMPFS_BYTES);
+        let walls = Walls {
+            system: &self.system,
+            workspace,
+            tmp_bytes: tmpfs_bytes,
+            shm_bytes: tmpfs_bytes,
+        };
+        let order = Order {
+            launch: LaunchSpec {
+                parent: 0,
+                cgroup_files: cgroup
+                    .as_ref()
+                    .map(RunCgroup::procs_files)
+                    .unwrap_or_default(),
+                run_as: self.run_as,
+                bwrap: self.bwrap.clone(),
+                arguments: argv::arguments(&walls),
+            },
+            stdin: standard_input(&program.stdin).map_err(|source| SuperviseError::System {
+                step: "make standard input",
+                source,
+            })?,
+            job: program.job,
+            wall_time: limits.wall_time(),
+            cpu_time: limits.cpu_time(),
+            max_output: usize::try_from(limits.max_output_bytes()).unwrap_or(usize::MAX),
+            max_result: MAX_RESULT_BYTES,
+            init: InitSpec {
+                files: identity_files().into_iter().chain(program.files).collect(),
+                bounded: ["/tmp", "/dev/shm"]
+                    .map(|path| bounded(path, tmpfs_bytes, TMPFS_INODES))
+                    .into_iter()
+                    // bubblewrap's own /dev holds a dozen nodes and links and nothing else.
+                    .chain([bounded("/dev", 64 << 10, 64)])
+                    .collect(),
+                sealed: vec!["/dev".into(), "/".into()],
+                guest_ids: GUEST_IDS,
+                rlimits: self.rlimits(limits),
+                inspect: program.inspect,
+                argv: program.argv,
+                environment: program.environment,
+                directory: "/workspace".into(),
+            },
+            cgroup,
+        };
+        let mut finished = self.supervisor.run(order, cancel).await?;
+        let used = finished.cgroup.take().map(|cgroup| {
+            let used = cgroup.usage();
+            if let Err(error) = cgroup.remove() {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a run's cgroup stays behind"
+                );
+            }
+            used
+        });
+        Ok(Run { finished, used })
+    }
+
+    fn cgroup(&self, limits: &ResourceLimit) -> Result<Option<RunCgroup>, SuperviseError> {
+        if self.cgroups.support().version.is_none() {
+            return Ok(None);
+        }
+        let limits = CgroupLimits {
+            memory_bytes: limits.memory_bytes(),
+            pids_max: limits.max_processes() + OWN_PROCESSES,
+            cpu_weight: None,
+        };
+        self.cgroups
+            .create("run", &limits)
+            .map(Some)
+            .map_err(|error| SuperviseError::System {
+                step: "make a cgroup",
+                source: io::Error::other(error),
+            })
+    }
+
+    fn rlimits(&self, limits: &ResourceLimit) -> Rlimits {
+        let support = self.cgroups.support();
+        let cpu_seconds = limits
+            .cpu_time()
+            .max(Duration::from_millis(1))
+            .as_millis()
+            .div_ceil(1000);
+        let cpu_seconds = u64::try_from(cpu_seconds).unwrap_or(u64::MAX / 2);
+        Rlimits {
+            open_files: OPEN_FILES,
+            file_size: limits.file_size_bytes(),
+            // The init counts as well. With a cgroup, that one decides, because it reports what it refused.
+            processes: limits.max_processes() + 1 + if support.pids { OWN_PROCESSES } else { 0 },
+            cpu_seconds: cpu_seconds
+                + if support.cpu_accounting {
+                    CPU_SLACK_SECONDS
+                } else {
+                    0
+                },
+            data: (!support.memory).then(|| limits.memory_bytes()),
+        }
+    }
+}
+
+fn bounded(path: &str, bytes: u64, inodes: u64) -> BoundedMount {
+    BoundedMount {
+        path: path.into(),
+        bytes,
+        inodes,
+    }
+}
+
+/// The files that tell a program who it is and where. None of it is the host's.
+fn identity_files() -> Vec<SmallFile> {
+    [
+        (
+            "/etc/passwd",
+            "root:x:0:0:root:/:/usr/sbin/nologin\n\
+             sandbox:x:1000:1000:sandbox:/workspace:/bin/bash\n\
+             nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
+        ),
+        (
+            "/etc/group",
+            "root:x:0:\nsandbox:x:1000:\nnogroup:x:65534:\n",
+        ),
+        (
+            "/etc/hosts",
+            "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
+        ),
+        (
+            "/etc/nsswitch.conf",
+            "passwd: files\ngroup: files\nhosts: files\n",
+        ),
+        ("/etc/hostname", "sandbox\n"),
+    ]
+    .map(|(path, text)| SmallFile {
+        path: path.into(),
+        text: text.into(),
+    })
+    .into()
+}
+
+/// A read-only descriptor with this text. In sealed memory: a pipe would block us on a guest that does not read, and
+/// need a task to feed it.
+fn standard_input(text: &str) -> io::Result<OwnedFd> {
+    if text.is_empty() {
+        return Ok(File::open("/dev/null")?.into());
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut memory = File::from(rustix::fs::memfd_create("stdin", flags)?);
+    memory.write_all(text.as_bytes())?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&memory, seals)?;
+    // Opened anew, for a position of its own and without the right to write.
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    Ok(rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn standard_input_is_read_from_its_start_and_never_written() {
+        let mut stdin = File::from(standard_input("hello\n").unwrap());
+        let mut text = String::new();
+        stdin.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello\n");
+        assert!(stdin.write_all(b"x").is_err());
+
+        let mut empty = File::from(standard_input("").unwrap());
+        assert_eq!(empty.read_to_string(&mut text).unwrap(), 0);
+    }
+}

@@ -1,0 +1,165 @@
+//! The adapter for Linux: guests run inside Bubblewrap.
+
+mod argv;
+mod engine;
+mod outcome;
+mod probe;
+mod remedy;
+mod runtime;
+mod walls;
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use executor_application::{CancellationToken, Job, Sandbox, SandboxDescription, SandboxError};
+use executor_domain::{Outcome, ResourceLimit};
+
+pub use self::probe::{Check, StartError, examine};
+use self::{
+    engine::Engine,
+    outcome::{Program, judge},
+    runtime::Runtime,
+};
+use crate::supervisor::SuperviseError;
+
+/// What the adapter needs to know of its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BwrapConfig {
+    /// bubblewrap. The distribution's own, since its AppArmor profile is bound to this path.
+    pub bwrap: PathBuf,
+    /// A program whose `main` calls [`crate::stage::dispatch`] first: launcher and init. This very executable, if it does.
+    pub stages: PathBuf,
+    /// User and group that guests are on the host where the daemon is root. Must not be root's, and should be nobody
+    /// else's.
+    pub guest_user: (u32, u32),
+    /// Where to make the cgroups of runs; `None`: below the daemon's own.
+    pub cgroup_parent: Option<PathBuf>,
+    /// What a guest of our own may use when isolation is tried.
+    pub limits: ResourceLimit,
+}
+
+impl BwrapConfig {
+    /// The usual: bubblewrap of the distribution, this executable as its own launcher, cgroups below the daemon's.
+    ///
+    /// 64064 is an id that no distribution hands out: Debian reserves 64000–64999 for packages that ask for one, and none
+    /// has this.
+    pub fn new(limits: ResourceLimit) -> Self {
+        Self {
+            bwrap: "/usr/bin/bwrap".into(),
+            stages: "/proc/self/exe".into(),
+            guest_user: (64064, 64064),
+            cgroup_parent: None,
+            limits,
+        }
+    }
+}
+
+/// Runs guests inside Bubblewrap.
+#[derive(Debug)]
+pub struct BwrapSandbox {
+    engine: Arc<Engine>,
+    runtimes: Vec<Runtime>,
+    description: SandboxDescription,
+    /// What a guest of our own may use when isolation is tried.
+    limits: ResourceLimit,
+}
+
+impl BwrapSandbox {
+    /// Makes the sandbox ready, and proves by a real run that its walls stand. Takes about a tenth of a second.
+    ///
+    /// Must be called inside a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    ///
+    /// What is missing and what to do about it. There is no sandbox without isolation.
+    pub async fn start(config: BwrapConfig) -> Result<Self, StartError> {
+        probe::start(config).await
+    }
+
+    fn runtime(&self, language: executor_domain::Language) -> Result<&Runtime, SandboxError> {
+        self.runtimes
+            .iter()
+            .find(|runtime| runtime.language() == language)
+            .ok_or_else(|| SandboxError::Unavailable {
+                reason: format!("there is no interpreter for {language}"),
+            })
+    }
+}
+
+#[async_trait]
+impl Sandbox for BwrapSandbox {
+    async fn run(&self, job: Job, cancel: CancellationToken) -> Result<Outcome, SandboxError> {
+        let program = Program {
+            language: job.source.language(),
+            mode: job.source.mode(),
+            limits: job.limits,
+        };
+        let workspace = job
+            .workspace
+            .to_str()
+            .ok_or_else(|| SandboxError::Failed {
+                step: "use the workspace",
+                source: "its path is not UTF-8".into(),
+            })?
+            .to_owned();
+        let mut prepared = self.runtime(program.language)?.prepare(job);
+        let note = prepared.note.take();
+        let engine = Arc::clone(&self.engine);
+        // A task of its own: it goes on to the guest's end whoever stops listening. Whoever does cancels it.
+        let cancel = cancel.child_token();
+        let dropped = cancel.clone().drop_guard();
+        let run = tokio::spawn(async move {
+            engine
+                .run(prepared.program, &program.limits, Some(&workspace), &cancel)
+                .await
+        });
+        let run = run
+            .await
+            .map_err(|panicked| SandboxError::Failed {
+                step: "supervise the guest",
+                source: panicked.into(),
+            })?
+            .map_err(translate)?;
+        dropped.disarm();
+        let mut outcome = judge(&program, run.finished, run.used.as_ref());
+        if let Some(note) = note {
+            outcome.stderr.bytes.extend_from_slice(note.as_bytes());
+        }
+        Ok(outcome)
+    }
+
+    async fn check(&self) -> Result<(), SandboxError> {
+        // The interpreter that starts fastest.
+        let Some(runtime) = self.runtimes.last() else {
+            return Err(SandboxError::Unavailable {
+                reason: "there is no interpreter".into(),
+            });
+        };
+        probe::version(&self.engine, &runtime.interpreter, &self.limits)
+            .await
+            .map(|_| ())
+            .map_err(|error| SandboxError::Unavailable {
+                reason: error.to_string(),
+            })
+    }
+
+    fn description(&self) -> &SandboxDescription {
+        &self.description
+    }
+}
+
+fn translate(error: SuperviseError) -> SandboxError {
+    match error {
+        SuperviseError::Sandbox(said) => SandboxError::Unavailable {
+            reason: remedy::explain(&said),
+        },
+        SuperviseError::System { step, source } => SandboxError::Failed {
+            step,
+            source: source.into(),
+        },
+        other @ (SuperviseError::TooSlow | SuperviseError::Unkillable) => SandboxError::Failed {
+            step: "supervise the guest",
+            source: other.into(),
+        },
+    }
+}

@@ -1,0 +1,133 @@
+//! An interpreter that is ready for guests, and what one guest needs of it.
+
+use std::sync::Arc;
+
+use executor_application::Job;
+use executor_domain::Language;
+
+use super::engine::Program;
+use crate::{
+    guest::{
+        interpreter::{GUEST_ENVIRONMENT, Interpreter, SHELL_SCRIPT},
+        runner::Bootstrap,
+    },
+    stage::wire::SmallFile,
+    supervisor,
+};
+
+/// The variable that holds the event.
+const EVENT_VARIABLE: &str = "EVENT_JSON";
+/// Longest `NAME=value` with its NUL that Linux passes to a program (`MAX_ARG_STRLEN`, execve(2)).
+const MAX_VARIABLE_BYTES: usize = 128 << 10;
+
+/// An interpreter that is ready for guests.
+#[derive(Debug, Clone)]
+pub(crate) struct Runtime {
+    pub interpreter: Interpreter,
+    /// What the interpreter says of its version.
+    pub version: String,
+    /// The program that it is to load; shells have none.
+    pub bootstrap: Option<Arc<Bootstrap>>,
+}
+
+/// A guest, ready to be run.
+pub(crate) struct Prepared {
+    pub program: Program,
+    /// A line for the guest's stderr.
+    pub note: Option<String>,
+}
+
+impl Runtime {
+    pub(crate) const fn language(&self) -> Language {
+        self.interpreter.language()
+    }
+
+    /// What a job means for this interpreter.
+    pub(crate) fn prepare(&self, job: Job) -> Prepared {
+        let (event_variable, note) = event_variable(job.event.as_str());
+        // Later ones win: the caller may replace any of ours.
+        let environment = GUEST_ENVIRONMENT
+            .into_iter()
+            .chain(event_variable)
+            .chain(job.environment.iter())
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let is_shell = self.language() == Language::Shell;
+        let stdin = job.stdin.unwrap_or_else(|| {
+            let event = is_shell.then(|| job.event.as_str().to_owned());
+            event.unwrap_or_default()
+        });
+        let files = is_shell.then(|| SmallFile {
+            path: SHELL_SCRIPT.into(),
+            text: job.source.code().to_owned(),
+        });
+        let memory_limit_mb = job.limits.max_memory_mb();
+        let program = Program {
+            argv: self.argv(memory_limit_mb),
+            environment,
+            files: files.into_iter().collect(),
+            stdin,
+            job: self.bootstrap.clone().map(|bootstrap| supervisor::Job {
+                bootstrap,
+                execution_id: job.execution_id,
+                session_id: job.session_id,
+                source: job.source,
+                event: job.event,
+                memory_limit_mb,
+            }),
+            inspect: false,
+        };
+        Prepared { program, note }
+    }
+
+    fn argv(&self, memory_limit_mb: u64) -> Vec<String> {
+        let mut argv = words(self.interpreter.command());
+        if self.language() == Language::JavaScript {
+            // V8 sizes its heap by the machine's memory and would meet the cgroup's limit before it collects garbage.
+            // The rest is for buffers, code and stacks, which live outside of that heap.
+            let heap = memory_limit_mb / 4 * 3;
+            argv.insert(1, format!("--max-old-space-size={heap}"));
+        }
+        argv
+    }
+}
+
+/// Words for a JSON message. Ours are all UTF-8: an interpreter that is not was not found.
+pub(crate) fn words(command: Vec<std::ffi::OsString>) -> Vec<String> {
+    command
+        .into_iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
+}
+
+/// The event as a variable, or why it is not one.
+fn event_variable(event: &str) -> (Option<(&str, &str)>, Option<String>) {
+    let bytes = EVENT_VARIABLE.len() + event.len() + "=\0".len();
+    if bytes <= MAX_VARIABLE_BYTES {
+        (Some((EVENT_VARIABLE, event)), None)
+    } else {
+        let note = format!(
+            "sandbox-executor: {EVENT_VARIABLE} is not set, because the event has {} bytes and Linux passes at most {MAX_VARIABLE_BYTES}\n",
+            event.len()
+        );
+        (None, Some(note))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_event_is_a_variable_up_to_the_kernels_cap() {
+        let room = MAX_VARIABLE_BYTES - "EVENT_JSON=\0".len();
+        let fits = "x".repeat(room);
+        assert_eq!(
+            event_variable(&fits),
+            (Some(("EVENT_JSON", fits.as_str())), None)
+        );
+        let (variable, note) = event_variable(&"x".repeat(room + 1)).clone();
+        assert_eq!(variable, None);
+        assert!(note.unwrap().contains("EVENT_JSON is not set"));
+    }
+}

@@ -1,0 +1,87 @@
+//! Reads what a guest writes: a bounded part of it is kept, all of it is read.
+
+use executor_domain::CapturedOutput;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// How much is read at once: what a pipe holds by default on Linux.
+const CHUNK: usize = 64 << 10;
+
+/// Reads a stream to its end and keeps the first `cap` bytes. Past the cap it goes on reading, so that a guest never
+/// blocks on a full pipe. Cancel safe: what was read so far is in `kept`.
+pub(super) async fn capture(
+    mut stream: impl AsyncRead + Unpin,
+    cap: usize,
+    kept: &mut CapturedOutput,
+) {
+    let mut surplus = Vec::new();
+    loop {
+        let room = cap - kept.bytes.len();
+        let read = if room > 0 {
+            if kept.bytes.capacity() == kept.bytes.len() {
+                // Grows with what is there, so that a silent guest costs nothing and a loud one few copies.
+                let grow = kept.bytes.len().clamp(4096, CHUNK.max(cap / 4));
+                kept.bytes.reserve(grow.min(room));
+            }
+            let limit = room as u64;
+            (&mut stream).take(limit).read_buf(&mut kept.bytes).await
+        } else {
+            surplus.clear();
+            surplus.reserve(CHUNK);
+            stream.read_buf(&mut surplus).await
+        };
+        match read {
+            // An error on a pipe of ours means that there is nothing more to read, whatever it says.
+            Ok(0) | Err(_) => return,
+            Ok(_) => kept.truncated |= room == 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn captured(input: &[u8], cap: usize) -> CapturedOutput {
+        let mut kept = CapturedOutput::default();
+        capture(input, cap, &mut kept).await;
+        kept
+    }
+
+    #[tokio::test]
+    async fn stands_at_the_cap_and_cuts_one_byte_above() {
+        for cap in [1, 4095, 4096, 4097, 100_000, 1_000_000] {
+            let input = vec![b'x'; cap + 1];
+            let at = captured(&input[..cap], cap).await;
+            assert_eq!((at.bytes.len(), at.truncated), (cap, false), "cap {cap}");
+            let above = captured(&input, cap).await;
+            assert_eq!(
+                (above.bytes.len(), above.truncated),
+                (cap, true),
+                "cap {cap}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn never_takes_much_more_memory_than_it_keeps() {
+        let kept = captured(&vec![b'x'; 10 << 20], 1 << 20).await;
+        assert!(
+            kept.bytes.capacity() <= 2 << 20,
+            "{}",
+            kept.bytes.capacity()
+        );
+    }
+
+    #[tokio::test]
+    async fn goes_on_reading_past_the_cap() {
+        let (mut guest, ours) = tokio::io::duplex(64);
+        let mut kept = CapturedOutput::default();
+        let write = async move {
+            tokio::io::AsyncWriteExt::write_all(&mut guest, &[b'x'; 100_000])
+                .await
+                .unwrap();
+        };
+        tokio::join!(write, capture(ours, 10, &mut kept));
+        assert_eq!((kept.bytes.len(), kept.truncated), (10, true));
+    }
+}

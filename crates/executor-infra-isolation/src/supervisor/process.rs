@@ -1,0 +1,116 @@
+//! The processes of one run, as the daemon holds them: bubblewrap by its parenthood, the init by a descriptor.
+
+use std::{io, os::fd::OwnedFd, process::Child, time::Duration};
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::SuperviseError;
+
+/// How long the sandbox may take to come down by itself once the guest is dead.
+const COME_DOWN_LIMIT: Duration = Duration::from_secs(1);
+/// How long killed processes may take to die. Only one that hangs in the kernel takes longer than a moment.
+const DEATH_LIMIT: Duration = Duration::from_secs(30);
+
+/// The processes of one run. Killed on drop, and reaped.
+pub(super) struct Processes {
+    /// The launcher, which becomes bubblewrap.
+    outer: Child,
+    outer_handle: AsyncFd<OwnedFd>,
+    /// The init: pid 1 of the sandbox. The kernel kills every process in there before it lets it go, so that its end is
+    /// everybody's (pid_namespaces(7)).
+    init_handle: Option<AsyncFd<OwnedFd>>,
+    reaped: bool,
+}
+
+impl Processes {
+    pub(super) fn new(outer: Child) -> io::Result<Self> {
+        let mut outer = outer;
+        match pid(&outer).and_then(handle) {
+            Ok(outer_handle) => Ok(Self {
+                outer,
+                outer_handle,
+                init_handle: None,
+                reaped: false,
+            }),
+            Err(error) => {
+                // It waits for its order, and has no children.
+                let _ = outer.kill();
+                let _ = outer.wait();
+                Err(error)
+            }
+        }
+    }
+
+    /// Holds on to the init. It must be alive: it waits for its order.
+    pub(super) fn watch_init(&mut self, pid: i32) -> io::Result<()> {
+        let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no such process"))?;
+        self.init_handle = Some(handle(pid)?);
+        Ok(())
+    }
+
+    /// Kills everything. The init by its descriptor, which cannot mean another process; the rest by their process
+    /// group, which bubblewrap's child leaves only once it is tied to bubblewrap's life.
+    pub(super) fn kill(&self) {
+        if let Some(init) = &self.init_handle {
+            // Both fail only where there is nobody left.
+            let _ = rustix::process::pidfd_send_signal(init, Signal::KILL);
+        }
+        if !self.reaped
+            && let Ok(group) = pid(&self.outer)
+        {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    /// Waits until all of them are dead and reaped. Where they do not end by themselves, they are killed.
+    pub(super) async fn bury(&mut self, ends_by_itself: bool) -> Result<(), SuperviseError> {
+        if ends_by_itself
+            && tokio::time::timeout(COME_DOWN_LIMIT, self.dead())
+                .await
+                .is_ok()
+        {
+            return Ok(());
+        }
+        self.kill();
+        tokio::time::timeout(DEATH_LIMIT, self.dead())
+            .await
+            .map_err(|_| SuperviseError::Unkillable)
+    }
+
+    /// Cancel safe.
+    async fn dead(&mut self) {
+        // A handle becomes readable when its process ends (pidfd_open(2)).
+        if let Some(init) = &self.init_handle {
+            let _ = init.readable().await;
+        }
+        let _ = self.outer_handle.readable().await;
+        self.reaped = matches!(self.outer.try_wait(), Ok(Some(_)));
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill();
+            // Dead in a moment: bubblewrap never hangs in the kernel.
+            let _ = self.outer.wait();
+        }
+    }
+}
+
+fn pid(child: &Child) -> io::Result<Pid> {
+    i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::other("no process id"))
+}
+
+#[expect(
+    deprecated,
+    reason = "unsound for types that lie about their descriptor; its successor is unsafe, and an OwnedFd does not lie"
+)]
+fn handle(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+    let handle = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+    AsyncFd::with_interest(handle, Interest::READABLE)
+}

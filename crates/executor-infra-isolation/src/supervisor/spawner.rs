@@ -1,0 +1,104 @@
+//! Starts launchers, from one thread that lives as long as the sandbox.
+
+use std::{
+    fs::File,
+    io::{self, Seek, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use tokio::sync::oneshot;
+
+use crate::stage;
+
+/// The standard streams of a launcher.
+pub(super) struct Streams {
+    pub control: OwnedFd,
+    pub info: OwnedFd,
+    pub complaints: OwnedFd,
+}
+
+/// One launcher to start, and where to say how that went.
+struct Order {
+    streams: Streams,
+    reply: oneshot::Sender<io::Result<Child>>,
+}
+
+/// Starts launchers.
+///
+/// From a thread of its own, for two reasons. A launcher dies with the *thread* that started it (prctl(2),
+/// `PR_SET_PDEATHSIG`), so that thread must not be one of tokio's, which come and go. And starting a process blocks.
+#[derive(Debug)]
+pub(super) struct Spawner {
+    orders: mpsc::Sender<Order>,
+}
+
+impl Spawner {
+    /// A spawner of this program. The program is copied into sealed memory first: what runs is what was there at the
+    /// start, whether or not the file is replaced meanwhile; users who cannot reach the file can run it; and no guest
+    /// can write to it through `/proc` (as in CVE-2019-5736).
+    pub(super) fn new(program: &Path) -> io::Result<Self> {
+        let program = sealed_copy(program)?;
+        let (orders, inbox) = mpsc::channel::<Order>();
+        thread::Builder::new()
+            .name("spawner".into())
+            .spawn(move || {
+                while let Ok(order) = inbox.recv() {
+                    let spawned = spawn(&program, order.streams);
+                    if let Err(Ok(mut orphan)) = order.reply.send(spawned) {
+                        // Whoever ordered it has gone. It has not been told what to do yet, so it has no children.
+                        let _ = orphan.kill();
+                        let _ = orphan.wait();
+                    }
+                }
+            })?;
+        Ok(Self { orders })
+    }
+
+    /// Starts a launcher.
+    pub(super) async fn spawn(&self, streams: Streams) -> io::Result<Child> {
+        let gone = || io::Error::other("the spawner thread is gone");
+        let (reply, answer) = oneshot::channel();
+        self.orders
+            .send(Order { streams, reply })
+            .map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+fn spawn(program: &File, streams: Streams) -> io::Result<Child> {
+    Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .arg(stage::LAUNCHER)
+        .env_clear()
+        .stdin(Stdio::from(streams.control))
+        .stdout(Stdio::from(streams.info))
+        .stderr(Stdio::from(streams.complaints))
+        // A group of its own: what the launcher starts can be killed by the group until the sandbox has a pid of its
+        // own, and a Ctrl-C at a terminal is for the daemon alone.
+        .process_group(0)
+        .spawn()
+}
+
+fn sealed_copy(program: &Path) -> io::Result<File> {
+    let mut source = File::open(program)?;
+    let sealable = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Since Linux 6.3 memory must be asked for as executable where the administrator says so (vm.memfd_noexec).
+    let copy = rustix::fs::memfd_create("sandbox-executor", sealable | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create("sandbox-executor", sealable))?;
+    let mut copy = File::from(copy);
+    io::copy(&mut source, &mut copy)?;
+    copy.flush()?;
+    copy.rewind()?;
+    rustix::fs::fcntl_add_seals(
+        &copy,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(copy)
+}

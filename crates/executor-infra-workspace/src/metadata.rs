@@ -1,0 +1,111 @@
+//! What the file system says about a file, in types that are the same on every platform.
+
+use executor_domain::Timestamp;
+use rustix::fs::{FileType, Stat};
+
+/// A time stamp of the file system: seconds and nanoseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FileTime {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl FileTime {
+    const EPOCH: Self = Self {
+        seconds: 0,
+        nanoseconds: 0,
+    };
+}
+
+/// What a scan needs to know of a directory entry. Two equal values mean that nothing happened to the file in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Metadata {
+    /// Regular file, link, …
+    pub(crate) kind: FileType,
+    /// File system and inode: which file this is, whatever its name.
+    pub(crate) identity: (u64, u64),
+    /// How many names it has.
+    pub(crate) links: u64,
+    /// Length in bytes.
+    pub(crate) size: u64,
+    /// ctime: the last change of content or attributes, as the kernel saw it.
+    pub(crate) changed: FileTime,
+    /// mtime: the last change of the content, as the guest likes to have it.
+    modified: FileTime,
+}
+
+impl Metadata {
+    /// When the content was last changed. A guest sets mtime to what it likes (utimensat(2)), so a time that cannot be
+    /// true is replaced by the nearest that can: after 1970, and no later than ctime.
+    pub(crate) fn content_changed_at(&self) -> Timestamp {
+        let FileTime {
+            seconds,
+            nanoseconds,
+        } = self.modified.min(self.changed).max(FileTime::EPOCH);
+        Timestamp::from_unix_micros(
+            seconds
+                .saturating_mul(1_000_000)
+                .saturating_add(nanoseconds / 1_000),
+        )
+    }
+}
+
+impl From<Stat> for Metadata {
+    // One platform's i64 is the next one's u32; each conversion is useless or infallible somewhere.
+    #[allow(
+        clippy::useless_conversion,
+        clippy::unnecessary_fallible_conversions,
+        clippy::cast_lossless
+    )]
+    fn from(stat: Stat) -> Self {
+        let time = |seconds, nanoseconds| FileTime {
+            seconds,
+            nanoseconds,
+        };
+        Self {
+            kind: FileType::from_raw_mode(stat.st_mode),
+            identity: (
+                u64::try_from(stat.st_dev).unwrap_or_default(),
+                stat.st_ino.into(),
+            ),
+            links: stat.st_nlink.into(),
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            changed: time(
+                stat.st_ctime,
+                i64::try_from(stat.st_ctime_nsec).unwrap_or_default(),
+            ),
+            modified: time(
+                stat.st_mtime,
+                i64::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_cannot_be_true_is_not_reported() {
+        let at = |seconds| FileTime {
+            seconds,
+            nanoseconds: 5_999,
+        };
+        let reported = |modified| {
+            Metadata {
+                kind: FileType::RegularFile,
+                identity: (1, 1),
+                links: 1,
+                size: 0,
+                changed: at(1_000),
+                modified,
+            }
+            .content_changed_at()
+            .unix_micros()
+        };
+        assert_eq!(reported(at(900)), 900_000_005);
+        assert_eq!(reported(at(i64::MAX)), 1_000_000_005);
+        assert_eq!(reported(at(-5)), 0);
+    }
+}

@@ -1,0 +1,326 @@
+//! The directories that the runs of a session share.
+
+use std::{
+    fs::{self, Permissions},
+    io::{self, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use executor_application::{Workspace, WorkspaceError, Workspaces};
+use executor_domain::{Artifacts, SessionId};
+use rustix::{
+    fs::{AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, openat, unlinkat},
+    io::Errno,
+    process::geteuid,
+};
+
+use crate::{
+    beneath,
+    clock::FileClock,
+    error::{failed, foreign_owner},
+    metadata::FileTime,
+    names, scan,
+    scan::ScanLimits,
+    temporary::TemporaryDirectory,
+};
+
+const OPEN_ROOT: &str = "open the workspace root";
+const OPEN_SESSION: &str = "open a session's workspace";
+
+/// The user and group that guests run as on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// Numeric user.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+}
+
+/// What is configurable about workspaces.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WorkspaceOptions {
+    /// Who owns workspaces. `None`: the daemon's own user, which guests then run as too. Anybody else needs a daemon
+    /// that may give files away (root, or `CAP_CHOWN`).
+    pub owner: Option<Owner>,
+    /// The root itself is the workspace, of whatever session: the daemon is bound to one.
+    pub single: bool,
+    /// What one scan for changed files may cost.
+    pub scan: ScanLimits,
+}
+
+/// Session directories below one root. Each is readable by the guests' user alone.
+#[derive(Debug)]
+pub struct SessionWorkspaces {
+    root: Arc<Root>,
+}
+
+impl SessionWorkspaces {
+    /// Opens the directory that workspaces are kept in, makes it where it does not exist, and tries to write to it.
+    ///
+    /// A root that is made here can be passed through by everybody where guests are another user, and is private where
+    /// they are not. An existing one keeps its permissions, but with [`WorkspaceOptions::single`] is given to the
+    /// guests' user if it is not theirs already. Links in `path` are followed: it is the operator's.
+    ///
+    /// Blocks.
+    pub fn open_root(path: &Path, options: WorkspaceOptions) -> Result<Self, WorkspaceError> {
+        create_missing(path, root_mode(&options))
+            .map_err(failed("create the workspace root", path))?;
+        Root::open(path, options, None)
+    }
+
+    /// Workspaces in a temporary directory, for as long as this value lives: once it and all opened workspaces are
+    /// dropped, everything is removed, which blocks. A process that is killed leaves them behind.
+    ///
+    /// Blocks.
+    pub fn temporary(options: WorkspaceOptions) -> Result<Self, WorkspaceError> {
+        let directory = TemporaryDirectory::new(root_mode(&options))?;
+        let path = directory.path().to_owned();
+        Root::open(&path, options, Some(directory))
+    }
+}
+
+/// Permissions of a root that we make: guests that are another user have to pass through it, and nobody may list it.
+fn root_mode(options: &WorkspaceOptions) -> u32 {
+    if options.owner.is_some() {
+        0o711
+    } else {
+        0o700
+    }
+}
+
+/// Makes a directory and its missing parents, with exactly these permissions.
+fn create_missing(path: &Path, mode: u32) -> io::Result<()> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+        .collect();
+    for directory in missing.into_iter().rev() {
+        match fs::create_dir(directory) {
+            // Apart, because the umask takes away from what mkdir is asked for.
+            Ok(()) => fs::set_permissions(directory, Permissions::from_mode(mode))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    directory: Arc<OwnedFd>,
+    clock: FileClock,
+    options: WorkspaceOptions,
+    /// Removed with us.
+    _temporary: Option<TemporaryDirectory>,
+}
+
+impl Root {
+    fn open(
+        path: &Path,
+        options: WorkspaceOptions,
+        temporary: Option<TemporaryDirectory>,
+    ) -> Result<SessionWorkspaces, WorkspaceError> {
+        let path = path.canonicalize().map_err(failed(OPEN_ROOT, path))?;
+        let directory = rustix::fs::open(
+            &path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(failed(OPEN_ROOT, &path))?;
+        if options.single
+            && let Some(owner) = options.owner
+            && fstat(&directory).map_err(failed(OPEN_ROOT, &path))?.st_uid != owner.uid
+        {
+            give_to(&directory, owner)
+                .map_err(failed("give the workspace to the guests' user", &path))?;
+        }
+        let clock = FileClock::new(&directory)
+            .map_err(failed("create a file in the workspace root", &path))?;
+        let root = Arc::new(Self {
+            path,
+            directory: Arc::new(directory),
+            clock,
+            options,
+            _temporary: temporary,
+        });
+        root.try_to_write()?;
+        Ok(SessionWorkspaces { root })
+    }
+
+    /// Creates, writes and removes a file, and gives it away as session directories are.
+    fn try_to_write(&self) -> Result<(), WorkspaceError> {
+        const STEP: &str = "write to the workspace root";
+        let (name, file) = names::create_unused(".sandbox-executor-check", |name| {
+            openat(
+                &self.directory,
+                name,
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::RUSR | Mode::WUSR,
+            )
+        })
+        .map_err(failed(STEP, &self.path))?;
+        let mut file = fs::File::from(file);
+        let written = file.write_all(b"sandbox-executor\n");
+        let given = self
+            .options
+            .owner
+            .map_or(Ok(()), |owner| give_to(&file, owner));
+        unlinkat(&self.directory, name.as_str(), AtFlags::empty())
+            .map_err(failed(STEP, &self.path))?;
+        written.map_err(failed(STEP, &self.path))?;
+        given.map_err(failed("give a file to the guests' user", &self.path))
+    }
+
+    /// Where a session's workspace is.
+    fn path_of(&self, session: &SessionId) -> PathBuf {
+        if self.options.single {
+            self.path.clone()
+        } else {
+            self.path.join(session.as_str())
+        }
+    }
+
+    /// Opens a session's directory; `None` where there is none.
+    fn open_existing(&self, session: &SessionId) -> Result<Option<Arc<OwnedFd>>, WorkspaceError> {
+        if self.options.single {
+            return Ok(Some(Arc::clone(&self.directory)));
+        }
+        match beneath::open_own_directory(&self.directory, Path::new(session.as_str())) {
+            Ok(directory) => self.claim(directory, session).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(failed(OPEN_SESSION, &self.path_of(session))(error)),
+        }
+    }
+
+    /// Makes a session's directory, unless another run of the session was faster, and opens it.
+    fn create(&self, session: &SessionId) -> Result<Arc<OwnedFd>, WorkspaceError> {
+        let fail =
+            |error: Errno| failed("create a session's workspace", &self.path_of(session))(error);
+        match mkdirat(&self.directory, session.as_str(), Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(fail(error)),
+        }
+        self.open_existing(session)?
+            .ok_or_else(|| fail(Errno::NOENT))
+    }
+
+    /// Makes sure that a directory in the place of a session's is the guests' user's, and only theirs to enter.
+    ///
+    /// One that is still the daemon's has just been made, by us or by another run of the session, or was left behind by
+    /// a daemon that died just then. The guest may have changed the permissions of its own: that ends here.
+    fn claim(
+        &self,
+        directory: OwnedFd,
+        session: &SessionId,
+    ) -> Result<Arc<OwnedFd>, WorkspaceError> {
+        let fail = |error: Errno| failed(OPEN_SESSION, &self.path_of(session))(error);
+        let stat = fstat(&directory).map_err(fail)?;
+        let daemon = geteuid().as_raw();
+        let expected = self.options.owner.map_or(daemon, |owner| owner.uid);
+        if stat.st_uid != expected {
+            match self.options.owner {
+                Some(owner) if stat.st_uid == daemon => give_to(&directory, owner).map_err(fail)?,
+                _ => return Err(foreign_owner(&self.path_of(session), stat.st_uid, expected)),
+            }
+        }
+        if Mode::from_raw_mode(stat.st_mode) != Mode::RWXU {
+            fchmod(&directory, Mode::RWXU).map_err(fail)?;
+        }
+        Ok(Arc::new(directory))
+    }
+}
+
+fn give_to(file: impl AsFd, owner: Owner) -> Result<(), Errno> {
+    fchown(
+        file,
+        Some(Uid::from_raw(owner.uid)),
+        Some(Gid::from_raw(owner.gid)),
+    )
+}
+
+/// Runs what may wait for the disk where it holds up nobody. When the future is dropped, it is carried to its end
+/// unobserved.
+async fn blocking<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, WorkspaceError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| WorkspaceError {
+            step,
+            source: Box::new(error),
+        })
+}
+
+#[async_trait]
+impl Workspaces for SessionWorkspaces {
+    /// An existing directory is opened on the spot, in some microseconds; a new one is made on a thread for blocking
+    /// work.
+    async fn open(&self, session: &SessionId) -> Result<Box<dyn Workspace>, WorkspaceError> {
+        let root = &self.root;
+        let directory = if let Some(directory) = root.open_existing(session)? {
+            directory
+        } else {
+            let (root, session) = (Arc::clone(root), session.clone());
+            blocking("create a session's workspace", move || {
+                root.create(&session)
+            })
+            .await??
+        };
+        let path = root.path_of(session);
+        let opened = root
+            .clock
+            .now()
+            .map_err(failed("read the file system's clock", &path))?;
+        Ok(Box::new(OpenWorkspace {
+            path,
+            directory,
+            opened,
+            root: Arc::clone(root),
+        }))
+    }
+
+    async fn check(&self) -> Result<(), WorkspaceError> {
+        let root = Arc::clone(&self.root);
+        blocking("write to the workspace root", move || root.try_to_write()).await?
+    }
+
+    fn root(&self) -> &Path {
+        &self.root.path
+    }
+}
+
+struct OpenWorkspace {
+    path: PathBuf,
+    directory: Arc<OwnedFd>,
+    /// From when on a change is this run's.
+    opened: FileTime,
+    root: Arc<Root>,
+}
+
+#[async_trait]
+impl Workspace for OpenWorkspace {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// When the future is dropped, a scan that has begun ends by itself, within its limits.
+    async fn changes(&self) -> Result<Artifacts, WorkspaceError> {
+        if scan::is_bare(self.directory.as_fd()) {
+            return Ok(Artifacts::default());
+        }
+        let directory = Arc::clone(&self.directory);
+        let (opened, limits) = (self.opened, self.root.options.scan);
+        blocking("scan a workspace", move || {
+            scan::changes(directory.as_fd(), opened, &limits)
+        })
+        .await
+    }
+}

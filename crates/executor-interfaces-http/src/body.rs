@@ -1,0 +1,133 @@
+//! Bodies of requests: plain JSON text within bounds of size and time.
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request},
+    http::{HeaderMap, header},
+};
+use http_body_util::BodyExt;
+
+use crate::{ApiState, error::ApiError};
+
+/// First guess at a body's length. What the client promises is not reserved before it arrives.
+const FIRST_RESERVE: usize = 16 << 10;
+
+/// A body that claims to be JSON, in whole, as text. Whether it is JSON, its parser finds out.
+pub(crate) struct JsonBody(pub(crate) String);
+
+impl FromRequest<ApiState> for JsonBody {
+    type Rejection = ApiError;
+
+    /// Checks the head, then reads the body. At most the cap is ever in memory, and no longer than the body timeout.
+    async fn from_request(request: Request, api: &ApiState) -> Result<Self, ApiError> {
+        let options = api.options();
+        let (head, body) = request.into_parts();
+        check_media_type(&head.headers)?;
+        let allowed = options.body_timeout;
+        let bytes = tokio::time::timeout(allowed, read(body, options.max_body_bytes))
+            .await
+            .map_err(|_| ApiError::BodyTimeout { allowed })??;
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Self(text)),
+            Err(error) => Err(ApiError::Malformed(
+                format!(
+                    "the body is not UTF-8 at byte {}",
+                    error.utf8_error().valid_up_to()
+                )
+                .into(),
+            )),
+        }
+    }
+}
+
+/// `application/json` and whatever builds on it, in UTF-8 and not compressed: a small compressed body can be a large
+/// one.
+fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let refuse = |why| Err(ApiError::UnsupportedMediaType(why));
+    for encoding in headers.get_all(header::CONTENT_ENCODING) {
+        if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") {
+            return refuse("the body has a Content-Encoding");
+        }
+    }
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
+        return refuse("there is no Content-Type");
+    };
+    let content_type = content_type
+        .to_str()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let mut parts = content_type.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default();
+    let is_json = essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"));
+    if !is_json {
+        return refuse("the Content-Type is not application/json");
+    }
+    let charset = parts.find_map(|parameter| parameter.strip_prefix("charset="));
+    match charset.map(|name| name.trim_matches('"')) {
+        None | Some("utf-8" | "utf8") => Ok(()),
+        Some(_) => refuse("the charset is not UTF-8"),
+    }
+}
+
+/// Reads a body in whole, and stops as soon as it is known to be too large: by its announced length, or on the way.
+async fn read(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
+    use axum::body::HttpBody;
+
+    let too_large = ApiError::BodyTooLarge { max_bytes };
+    let announced = body.size_hint().lower();
+    if usize::try_from(announced).map_or(true, |length| length > max_bytes) {
+        return Err(too_large);
+    }
+    let mut bytes = Vec::with_capacity(max_bytes.min(FIRST_RESERVE));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            ApiError::Malformed("the body broke off, or is not framed as HTTP wants it".into())
+        })?;
+        // Trailers say nothing that we would want to know.
+        if let Ok(data) = frame.into_data() {
+            if data.len() > max_bytes - bytes.len() {
+                return Err(too_large);
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts(content_type: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
+        check_media_type(&headers).is_ok()
+    }
+
+    #[test]
+    fn json_in_utf8_is_accepted_in_every_spelling() {
+        for good in [
+            "application/json",
+            "Application/JSON",
+            "application/json; charset=utf-8",
+            "application/json;charset=\"UTF-8\"",
+            "application/json ; profile=x",
+            "application/cloudevents+json",
+        ] {
+            assert!(accepts(good), "{good}");
+        }
+        for bad in [
+            "",
+            "text/plain",
+            "text/json",
+            "application/jsonp",
+            "application/xml",
+            "application/x-www-form-urlencoded",
+            "application/json; charset=latin1",
+            "multipart/form-data",
+        ] {
+            assert!(!accepts(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The REST interface of Sandbox Executor: routes, wire types, errors, and the server that carries them.
+//!
+//! [`router`] makes the routes of an [`ApiState`], and [`serve`] offers them on a listener:
+//!
+//! - what a request is made of is checked here and parsed once into domain types (`request`),
+//! - what a client may read of an error stands in one table (`error`),
+//! - who may call is decided by an extractor that a handler takes as an argument (`auth`),
+//! - what every request passes through (id, span, log line, last-resort error handling) is in `middleware`,
+//! - what a slow, greedy or vanished peer can cost is bounded in `server` and `stream`.
+
+mod auth;
+mod body;
+mod error;
+mod middleware;
+mod problems;
+mod request;
+mod request_id;
+mod response;
+mod routes;
+mod server;
+mod state;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use auth::{Access, BearerToken};
+pub use routes::router;
+pub use server::{ServerOptions, serve};
+pub use state::{ApiOptions, ApiState};

@@ -1,0 +1,25 @@
+//! `POST /execute`
+
+use axum::{extract::State, http::StatusCode, response::Response};
+
+use crate::{
+    ApiState,
+    auth::Authorized,
+    body::JsonBody,
+    error::ApiError,
+    request,
+    response::{ExecutionDto, json},
+};
+
+/// Runs code and answers when the run has ended. Whatever the guest did wrong is an answer of 200.
+pub(super) async fn execute(
+    _caller: Authorized,
+    State(api): State<ApiState>,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let command = request::parse(&body, api.executor().policy())?;
+    // A run can take an hour, and the command has what it needs.
+    drop(body);
+    let execution = api.executor().execute(command).await?;
+    json(StatusCode::OK, &ExecutionDto::from(&execution)).map_err(ApiError::internal)
+}

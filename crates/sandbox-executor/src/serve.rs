@@ -1,0 +1,292 @@
+//! `serve`: the daemon, from its first probe to its last guest.
+
+use std::{net::SocketAddr, time::Duration};
+
+use executor_application::{ExecuteCode, SandboxDescription};
+use executor_interfaces_http::{ApiState, ServerOptions, router};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    config::Config,
+    exit::Exit,
+    signals::{self, Stop},
+    terminal,
+    wiring::{Adapters, WorkspacePlace},
+};
+
+/// Serves until it is told to stop. Nothing listens before a sandbox was really started.
+pub(crate) async fn serve(config: &Config) -> Exit {
+    let mut stops = match signals::stops() {
+        Ok(stops) => stops,
+        Err(error) => {
+            tracing::error!(%error, "failed to listen for signals");
+            return Exit::Internal;
+        }
+    };
+    let adapters = tokio::select! {
+        started = Adapters::start(config, WorkspacePlace::Configured) => started,
+        stop = signals::next(&mut stops) => return stop.exit_of_daemon(),
+    };
+    let adapters = match adapters {
+        Ok(adapters) => adapters,
+        Err(error) => {
+            terminal::failure(&error);
+            return error.exit();
+        }
+    };
+    let bound = match TcpListener::bind(config.listen).await {
+        Ok(listener) => listener.local_addr().map(|address| (listener, address)),
+        Err(error) => Err(error),
+    };
+    let (listener, address) = match bound {
+        Ok(bound) => bound,
+        Err(error) => {
+            terminal::err(format_args!(
+                "error: failed to listen on {}: {error}; another EXECUTOR_PORT or EXECUTOR_HOST may do",
+                config.listen
+            ));
+            return Exit::Usage;
+        }
+    };
+    let executor = adapters.execute_code(config);
+    let api = adapters.api(config, executor.clone());
+    announce(address, executor.sandbox());
+    let daemon = Daemon {
+        listener,
+        executor,
+        api,
+        options: server_options(config),
+        grace: config.shutdown_grace,
+    };
+    daemon.run(stops).await
+}
+
+/// As many connections as executions can be waited for, and some for health checks and those about to be told 429.
+fn server_options(config: &Config) -> ServerOptions {
+    const SPARE: usize = 256;
+    let defaults = ServerOptions::default();
+    let executions = config
+        .capacity
+        .running
+        .saturating_add(config.capacity.queued);
+    ServerOptions {
+        max_connections: defaults
+            .max_connections
+            .max(executions.saturating_add(SPARE)),
+        ..defaults
+    }
+}
+
+/// Tells whoever started us where we are: a line on stdout for programs, which stays as it is, and one in the log.
+fn announce(address: SocketAddr, sandbox: &SandboxDescription) {
+    tracing::info!(
+        %address,
+        version = env!("CARGO_PKG_VERSION"),
+        isolation = sandbox.isolation,
+        tool = %sandbox.tool_version,
+        "listening"
+    );
+    terminal::out(format_args!("listening on http://{address}"));
+}
+
+/// A daemon that listens.
+struct Daemon {
+    listener: TcpListener,
+    executor: ExecuteCode,
+    api: ApiState,
+    options: ServerOptions,
+    grace: Duration,
+}
+
+impl Daemon {
+    /// Serves until it is told to stop; then accepts no more executions, answers health checks with 503, gives runs the
+    /// grace period, cancels the rest, and stops listening once every guest is dead. Told twice, it ends at once: guests
+    /// die with the process.
+    async fn run(self, mut stops: mpsc::Receiver<Stop>) -> Exit {
+        let (close, closed) = oneshot::channel::<()>();
+        let shutdown = async {
+            // Dropping the sender closes as well.
+            let _ = closed.await;
+        };
+        let mut server = tokio::spawn(executor_interfaces_http::serve(
+            self.listener,
+            router(self.api),
+            self.options,
+            shutdown,
+        ));
+        let stop = tokio::select! {
+            stop = signals::next(&mut stops) => stop,
+            ended = &mut server => {
+                tracing::error!(?ended, "the server ended by itself");
+                return Exit::Internal;
+            }
+        };
+        tracing::info!(?stop, running = self.executor.active(), grace = ?self.grace, "draining");
+        let drained = async {
+            self.executor.drain(self.grace).await;
+            drop(close);
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the server failed");
+            }
+        };
+        tokio::select! {
+            () = drained => tracing::info!("stopped"),
+            _ = signals::next(&mut stops) => tracing::warn!("told to stop twice: stopping at once"),
+        }
+        stop.exit_of_daemon()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use executor_application::{
+        CheckHealth, Options,
+        fake::{FakeSandbox, NoWorkspaces, StoppedClock},
+    };
+    use executor_interfaces_http::ApiOptions;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    struct Running {
+        address: SocketAddr,
+        sandbox: Arc<FakeSandbox>,
+        told: mpsc::Sender<Stop>,
+        exit: JoinHandle<Exit>,
+    }
+
+    async fn start(grace: Duration) -> Running {
+        let sandbox = Arc::new(FakeSandbox::default());
+        let workspaces = Arc::new(NoWorkspaces);
+        let executor = ExecuteCode::new(
+            Arc::clone(&sandbox) as Arc<_>,
+            Arc::clone(&workspaces) as Arc<_>,
+            Arc::new(StoppedClock),
+            Options::default(),
+        );
+        let health = CheckHealth::new(executor.clone(), Arc::clone(&sandbox) as Arc<_>, workspaces);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (told, stops) = mpsc::channel(2);
+        let daemon = Daemon {
+            listener,
+            api: ApiState::new(executor.clone(), Arc::new(health), ApiOptions::default()),
+            executor,
+            options: ServerOptions::default(),
+            grace,
+        };
+        Running {
+            address,
+            sandbox,
+            told,
+            exit: tokio::spawn(daemon.run(stops)),
+        }
+    }
+
+    /// Sends one request and reads to the end of the connection.
+    async fn ask(address: SocketAddr, request: String) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn health(address: SocketAddr) -> String {
+        let request = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        ask(address, request.to_owned()).await
+    }
+
+    fn execute(address: SocketAddr, code: &str) -> JoinHandle<String> {
+        let body = format!(
+            r#"{{"execution_id":"e","session_id":"s","language":"shell","code":"{code}"}}"#
+        );
+        tokio::spawn(ask(
+            address,
+            format!(
+                "POST /execute HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            ),
+        ))
+    }
+
+    /// Lets other tasks go on until this is so.
+    async fn until(so: impl Fn() -> bool) {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn serves_until_it_is_told_to_stop_and_says_who_told_it() {
+        for (stop, code) in [(Stop::Terminate, 143), (Stop::Interrupt, 0)] {
+            let daemon = start(Duration::from_secs(60)).await;
+            assert!(health(daemon.address).await.starts_with("HTTP/1.1 200"));
+            daemon.told.send(stop).await.unwrap();
+            assert_eq!(daemon.exit.await.unwrap().code(), code);
+            assert!(TcpStream::connect(daemon.address).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn while_it_drains_runs_go_on_and_health_says_so() {
+        let daemon = start(Duration::from_secs(3600)).await;
+        let _answer = execute(daemon.address, "sleep 3600000");
+        let sandbox = Arc::clone(&daemon.sandbox);
+        until(|| sandbox.running() == 1).await;
+        daemon.told.send(Stop::Terminate).await.unwrap();
+        let mut answer = health(daemon.address).await;
+        while !answer.starts_with("HTTP/1.1 503") {
+            answer = health(daemon.address).await;
+        }
+        assert!(answer.contains("draining"), "{answer}");
+        assert_eq!(sandbox.running(), 1);
+        daemon.told.send(Stop::Terminate).await.unwrap();
+        assert_eq!(daemon.exit.await.unwrap(), Exit::Terminated);
+    }
+
+    #[tokio::test]
+    async fn within_the_grace_period_runs_end_by_themselves() {
+        let daemon = start(Duration::from_secs(3600)).await;
+        let answer = execute(daemon.address, "sleep 50\\necho done");
+        let sandbox = Arc::clone(&daemon.sandbox);
+        until(|| sandbox.started() == 1).await;
+        daemon.told.send(Stop::Terminate).await.unwrap();
+        assert_eq!(daemon.exit.await.unwrap(), Exit::Terminated);
+        assert!(answer.await.unwrap().contains("done"));
+    }
+
+    #[tokio::test]
+    async fn after_the_grace_period_runs_are_cancelled() {
+        let daemon = start(Duration::from_millis(1)).await;
+        let answer = execute(daemon.address, "sleep 3600000");
+        let sandbox = Arc::clone(&daemon.sandbox);
+        until(|| sandbox.running() == 1).await;
+        daemon.told.send(Stop::Terminate).await.unwrap();
+        assert_eq!(daemon.exit.await.unwrap(), Exit::Terminated);
+        assert_eq!(sandbox.running(), 0);
+        assert!(answer.await.unwrap().contains("\"cancelled\""));
+    }
+
+    #[tokio::test]
+    async fn told_twice_it_waits_for_nobody() {
+        let daemon = start(Duration::from_secs(3600)).await;
+        let _answer = execute(daemon.address, "sleep 3600000");
+        let sandbox = Arc::clone(&daemon.sandbox);
+        until(|| sandbox.running() == 1).await;
+        daemon.told.send(Stop::Interrupt).await.unwrap();
+        daemon.told.send(Stop::Terminate).await.unwrap();
+        // As the first one said.
+        assert_eq!(daemon.exit.await.unwrap(), Exit::Success);
+    }
+}

@@ -1,0 +1,68 @@
+//! Isolation on Linux: Bubblewrap.
+
+use std::sync::Arc;
+
+use executor_application::Sandbox;
+use executor_domain::RequestedLimits;
+use executor_infra_isolation::{BwrapConfig, BwrapSandbox, Check, StartError};
+
+use super::Finding;
+use crate::config::Config;
+
+/// Why no sandbox can be started here, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum IsolationError {
+    /// The host does not allow it, or lacks something.
+    #[error(transparent)]
+    Host(#[from] StartError),
+    /// The ceilings leave nothing for a guest of our own, which no accepted configuration does.
+    #[error("the configured limits leave nothing for a guest")]
+    Limits,
+}
+
+/// Makes the sandbox ready and proves by a real run that it holds.
+pub(super) async fn start(config: &Config) -> Result<Arc<dyn Sandbox>, IsolationError> {
+    let sandbox = BwrapSandbox::start(bwrap(config)?).await?;
+    Ok(Arc::new(sandbox))
+}
+
+/// Tries everything that the sandbox needs. Takes about a tenth of a second.
+pub async fn examine(config: &Config) -> Vec<Finding> {
+    match bwrap(config) {
+        Ok(bwrap) => executor_infra_isolation::examine(bwrap)
+            .await
+            .into_iter()
+            .map(Finding::from)
+            .collect(),
+        Err(error) => vec![Finding {
+            name: "limits".into(),
+            passed: false,
+            essential: true,
+            detail: error.to_string(),
+        }],
+    }
+}
+
+impl From<Check> for Finding {
+    fn from(check: Check) -> Self {
+        Self {
+            name: check.name,
+            passed: check.passed,
+            essential: check.essential,
+            detail: check.detail,
+        }
+    }
+}
+
+fn bwrap(config: &Config) -> Result<BwrapConfig, IsolationError> {
+    let limits = config
+        .limits
+        .grant(&RequestedLimits::default())
+        .map_err(|_| IsolationError::Limits)?;
+    Ok(BwrapConfig {
+        bwrap: config.bwrap_path.clone(),
+        guest_user: (config.guest.uid, config.guest.gid),
+        cgroup_parent: config.cgroup_parent.clone(),
+        ..BwrapConfig::new(limits)
+    })
+}

@@ -1,0 +1,164 @@
+//! The composition root: the only place that names every adapter.
+
+mod clock;
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "elsewhere.rs")]
+mod platform;
+
+use std::{path::PathBuf, sync::Arc};
+
+use executor_application::{
+    CheckHealth, Clock, ExecuteCode, Options, Retention, Sandbox, WorkspaceError, Workspaces,
+};
+use executor_domain::SessionId;
+use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
+use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
+
+pub use clock::SystemClock;
+pub use platform::{IsolationError, examine};
+
+use crate::{config::Config, exit::Exit};
+
+/// Where the sessions' workspaces are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkspacePlace {
+    /// Where the configuration says.
+    Configured,
+    /// In a directory that is gone with the adapters.
+    Temporary,
+}
+
+/// One thing that `doctor` has looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at: stable, for programs.
+    pub name: String,
+    /// Whether it is as it should be.
+    pub passed: bool,
+    /// Whether no sandbox can be started without it.
+    pub essential: bool,
+    /// What was seen; where it is not as it should be, why, and what to do about it.
+    pub detail: String,
+}
+
+/// Why the executor cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No sandbox can be started here.
+    #[error("isolation does not work here, so nothing is run")]
+    Isolation(#[source] IsolationError),
+    /// The workspaces cannot be used.
+    #[error("the workspaces cannot be used; see WORKSPACE_PATH")]
+    Workspaces(#[source] WorkspaceError),
+}
+
+impl StartError {
+    pub(crate) const fn exit(&self) -> Exit {
+        match self {
+            Self::Isolation(_) => Exit::Unavailable,
+            Self::Workspaces(_) => Exit::Usage,
+        }
+    }
+}
+
+/// Every adapter that the use cases need.
+#[derive(Clone)]
+pub struct Adapters {
+    /// Runs guests.
+    pub sandbox: Arc<dyn Sandbox>,
+    /// Keeps workspaces.
+    pub workspaces: Arc<dyn Workspaces>,
+    /// Tells the time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Whether the root of the workspaces is the only workspace.
+    single: bool,
+}
+
+impl Adapters {
+    /// Opens the workspaces and starts the sandbox, which is proven by a real run. Blocks for some milliseconds while
+    /// the workspaces are opened. Dropping the future leaves nothing behind.
+    pub async fn start(config: &Config, place: WorkspacePlace) -> Result<Self, StartError> {
+        let workspaces = workspaces(config, place).map_err(StartError::Workspaces)?;
+        let sandbox = platform::start(config)
+            .await
+            .map_err(StartError::Isolation)?;
+        Ok(Self {
+            sandbox,
+            single: place == WorkspacePlace::Configured && config.session.is_some(),
+            workspaces: Arc::new(workspaces),
+            clock: Arc::new(SystemClock),
+        })
+    }
+
+    /// The use case on top of these adapters.
+    pub fn execute_code(&self, config: &Config) -> ExecuteCode {
+        let options = Options {
+            capacity: config.capacity,
+            policy: config.limits,
+            retention: Retention {
+                ttl: config.result_ttl,
+                ..Retention::default()
+            },
+            cancel_abandoned: config.cancel_on_disconnect,
+        };
+        ExecuteCode::new(
+            Arc::clone(&self.sandbox),
+            Arc::clone(&self.workspaces),
+            Arc::clone(&self.clock),
+            options,
+        )
+    }
+
+    /// The REST interface of the use case.
+    pub fn api(&self, config: &Config, executor: ExecuteCode) -> ApiState {
+        let health = CheckHealth::new(
+            executor.clone(),
+            Arc::clone(&self.sandbox),
+            Arc::clone(&self.workspaces),
+        );
+        let options = ApiOptions {
+            access: match config.inbound_token() {
+                Some(token) => Access::Bearer(BearerToken::new(token.expose())),
+                None => Access::Anyone,
+            },
+            max_body_bytes: config.max_body_bytes,
+            version: env!("CARGO_PKG_VERSION"),
+            ..ApiOptions::default()
+        };
+        ApiState::new(executor, Arc::new(health), options)
+    }
+
+    /// Where a session's files are on the host.
+    pub(crate) fn directory_of(&self, session: &SessionId) -> PathBuf {
+        if self.single {
+            self.workspaces.root().to_owned()
+        } else {
+            self.workspaces.root().join(session.as_str())
+        }
+    }
+}
+
+fn workspaces(config: &Config, place: WorkspacePlace) -> Result<SessionWorkspaces, WorkspaceError> {
+    let options = WorkspaceOptions {
+        owner: guests_apart(config).map(|(uid, gid)| Owner { uid, gid }),
+        ..WorkspaceOptions::default()
+    };
+    match place {
+        WorkspacePlace::Temporary => SessionWorkspaces::temporary(options),
+        WorkspacePlace::Configured => SessionWorkspaces::open_root(
+            &config.workspace_path,
+            WorkspaceOptions {
+                single: config.session.is_some(),
+                ..options
+            },
+        ),
+    }
+}
+
+/// Who guests are on the host where they are somebody else than the daemon: user and group. Only root can do that, and
+/// has to: a guest that is root outside is no guest (`docs/threat-model.md`).
+fn guests_apart(config: &Config) -> Option<(u32, u32)> {
+    rustix::process::geteuid()
+        .is_root()
+        .then_some((config.guest.uid, config.guest.gid))
+}

@@ -1,0 +1,27 @@
+# Shortcuts for daily work; each recipe is one line that can be typed without `just`.
+
+# List the recipes.
+default:
+    @just --list
+
+# Everything that continuous integration runs.
+test:
+    scripts/test
+
+# The part of it that needs no virtual machine and no other platform.
+quick:
+    scripts/test quick
+
+# Install what is missing, build, start the daemon and send it a first request.
+quickstart:
+    scripts/quickstart
+
+# Measure latency and throughput on this machine.
+bench:
+    cargo bench --locked -p sandbox-executor-tests
+
+fmt:
+    cargo fmt --all
+
+lint:
+    scripts/ci/lint

@@ -1,0 +1,62 @@
+# Shared by the scripts of this project: `source` it, do not run it.
+# These scripts stay within bash 3.2, the version that macOS ships.
+# shellcheck shell=bash
+umask 022
+
+# Exit code of a stage that could not run here; its last line of output says why.
+# (77 is what Automake's test drivers use for the same thing.)
+readonly NOT_RUN=77
+
+heading() { printf '\n=== %s\n' "$*"; }
+say() { printf '%s\n' "$*"; }
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Ends a stage that cannot run on this host. Not for failures: a check that ran and failed must exit with 1.
+not_run() {
+    printf 'not run: %s\n' "$*"
+    exit "$NOT_RUN"
+}
+
+is_root() { [ "$(id -u)" -eq 0 ]; }
+is_macos() { [ "$(uname -s)" = Darwin ]; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if is_root; then
+        "$@"
+    elif has sudo; then
+        sudo "$@"
+    else
+        die "this needs root: $*"
+    fi
+}
+
+# Installs those of the named Debian packages that are missing. Package lists are refreshed only when the first
+# attempt fails (an empty or outdated list), because that is the slow part.
+apt_install() {
+    local package missing=()
+    for package in "$@"; do
+        dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing with apt-get: ${missing[*]}"
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+        -o Dpkg::Use-Pty=0 "${missing[@]}")
+    as_root "${install[@]}" >/dev/null 2>&1 && return 0
+    as_root apt-get update -qq
+    as_root "${install[@]}" >/dev/null
+}
+
+# For stages: the named packages are needed, and a stage changes the host only where it is root already.
+need_debian_packages() {
+    has apt-get || not_run "needs $*, installed by apt-get, which this host lacks"
+    local package
+    for package in "$@"; do
+        dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed && continue
+        is_root || not_run "needs the Debian package $package, and installing it needs root"
+    done
+    apt_install "$@"
+}

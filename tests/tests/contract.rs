@@ -1,0 +1,238 @@
+//! What the isolation port promises, stated once, for whoever implements it. A fake that breaks the contract lies to every
+//! test that uses it.
+
+mod support;
+
+use std::time::Duration;
+
+use executor_application::{CancellationToken, Job, Sandbox, fake::FakeSandbox};
+use executor_domain::{Clock, CrashCause, Ending, Language, LimitHit, Outcome, Reason};
+use support::{Workspace, limits, run};
+
+/// What a guest does, told without saying in which language.
+#[derive(Clone, Copy)]
+enum Does {
+    Return(&'static str),
+    Write {
+        stdout: &'static str,
+        stderr: &'static str,
+    },
+    Flood(usize),
+    Exit(i32),
+    DieOf(i32),
+    SleepForever,
+    UseAllMemory,
+    BreakSyntax,
+}
+
+/// An implementation of the port, and how its guests are written.
+trait Subject {
+    fn sandbox(&self) -> &dyn Sandbox;
+    fn write(&self, does: Does) -> (Language, String);
+}
+
+struct Fake(FakeSandbox);
+
+impl Subject for Fake {
+    fn sandbox(&self) -> &dyn Sandbox {
+        &self.0
+    }
+
+    fn write(&self, does: Does) -> (Language, String) {
+        let code = match does {
+            Does::Return(json) => format!("return {json}"),
+            Does::Write { stdout, stderr } => format!("echo {stdout}\nwarn {stderr}"),
+            Does::Flood(bytes) => format!("flood {bytes}"),
+            Does::Exit(code) => format!("exit {code}"),
+            Does::DieOf(signal) => format!("kill {signal}"),
+            Does::SleepForever => "sleep 100000000".into(),
+            Does::UseAllMemory => "hog".into(),
+            Does::BreakSyntax => "gibberish".into(),
+        };
+        (Language::Python, code)
+    }
+}
+
+struct Real<S>(S);
+
+impl<S: Sandbox> Subject for Real<S> {
+    fn sandbox(&self) -> &dyn Sandbox {
+        &self.0
+    }
+
+    fn write(&self, does: Does) -> (Language, String) {
+        let handler =
+            |body: String| format!("import os, sys, time\ndef handler(event):\n    {body}\n");
+        let code = match does {
+            Does::Return(json) => {
+                return (
+                    Language::JavaScript,
+                    format!("exports.handler = () => ({json})"),
+                );
+            }
+            Does::Write { stdout, stderr } => {
+                return (Language::Shell, format!("echo {stdout}\necho {stderr} >&2"));
+            }
+            Does::Flood(bytes) => return (Language::Shell, format!("head -c {bytes} /dev/zero")),
+            Does::Exit(code) => return (Language::Shell, format!("exit {code}")),
+            Does::DieOf(signal) => handler(format!("os.kill(os.getpid(), {signal})")),
+            Does::SleepForever => handler("time.sleep(100000)".into()),
+            Does::UseAllMemory => handler("return len(bytearray(1 << 30))".into()),
+            Does::BreakSyntax => "def handler(event:\n".into(),
+        };
+        (Language::Python, code)
+    }
+}
+
+async fn states(subject: &dyn Subject) {
+    let workspace = Workspace::new();
+    let job = |does| -> Job {
+        let (language, code) = subject.write(does);
+        support::job(language, &code, &workspace)
+    };
+    let sandbox = subject.sandbox();
+
+    // A return value comes back.
+    let outcome = run(sandbox, job(Does::Return(r#"{"a":[1,2.5,"x"]}"#))).await;
+    assert!(
+        matches!(&outcome.ending, Ending::Completed { return_value } if return_value.as_str() == r#"{"a":[1,2.5,"x"]}"#),
+        "{outcome:?}"
+    );
+    assert!(outcome.limits_hit.is_empty());
+
+    // Streams come back, each by itself.
+    let outcome = run(
+        sandbox,
+        job(Does::Write {
+            stdout: "one",
+            stderr: "two",
+        }),
+    )
+    .await;
+    assert_eq!(
+        (
+            outcome.stdout.bytes.as_slice(),
+            outcome.stderr.bytes.as_slice()
+        ),
+        (&b"one\n"[..], &b"two\n"[..])
+    );
+
+    // A guest's misfortune is a value.
+    let outcome = run(sandbox, job(Does::Exit(3))).await;
+    assert_eq!(
+        (outcome.ending.exit_code(), reason(&outcome)),
+        (3, Some(Reason::ExitCode))
+    );
+    let outcome = run(sandbox, job(Does::DieOf(11))).await;
+    assert_eq!(outcome.ending, Ending::Crashed(CrashCause::Signal(11)));
+    let outcome = run(sandbox, job(Does::BreakSyntax)).await;
+    assert_eq!(reason(&outcome), Some(Reason::SyntaxError));
+
+    // Output stands at its cap and is cut above, and the run goes on.
+    for (bytes, truncated) in [(1000, false), (1001, true), (1_000_000, true)] {
+        let mut flood = job(Does::Flood(bytes));
+        flood.limits = limits(|wish| wish.max_output_bytes = Some(1000));
+        let outcome = run(sandbox, flood).await;
+        assert_eq!(
+            (outcome.stdout.bytes.len(), outcome.stdout.truncated),
+            (1000, truncated)
+        );
+        assert_eq!(outcome.limits_hit.contains(&LimitHit::Output), truncated);
+        assert!(matches!(outcome.ending, Ending::Completed { .. }));
+    }
+
+    // Want of memory has a name.
+    let mut hog = job(Does::UseAllMemory);
+    hog.limits = limits(|wish| wish.max_memory_mb = Some(64));
+    let outcome = run(sandbox, hog).await;
+    assert_eq!(reason(&outcome), Some(Reason::Memory), "{outcome:?}");
+    assert_eq!(outcome.limits_hit, [LimitHit::Memory]);
+
+    // Wall time ends a run, and says how much there was.
+    let mut slow = job(Does::SleepForever);
+    slow.limits = limits(|wish| wish.max_wall_time_ms = Some(300));
+    let outcome = run(sandbox, slow).await;
+    let allowed = Duration::from_millis(300);
+    assert_eq!(
+        outcome.ending,
+        Ending::TimedOut {
+            clock: Clock::Wall,
+            allowed
+        }
+    );
+    assert_eq!(outcome.limits_hit, [LimitHit::WallTime]);
+    assert!(outcome.usage.wall_time >= allowed);
+
+    // A run can be cancelled, before and while it runs.
+    let cancel = CancellationToken::new();
+    cancel.cancel();
+    let outcome = sandbox.run(job(Does::SleepForever), cancel).await.unwrap();
+    assert_eq!(outcome.ending, Ending::Cancelled);
+    let cancel = CancellationToken::new();
+    let running = sandbox.run(job(Does::SleepForever), cancel.clone());
+    let (outcome, ()) = tokio::join!(running, async { cancel.cancel() });
+    assert_eq!(outcome.unwrap().ending, Ending::Cancelled);
+
+    // Cancelling what has ended changes nothing.
+    let cancel = CancellationToken::new();
+    let outcome = sandbox
+        .run(job(Does::Return("1")), cancel.clone())
+        .await
+        .unwrap();
+    cancel.cancel();
+    assert!(matches!(outcome.ending, Ending::Completed { .. }));
+
+    // Many at once do not meet.
+    let many = (0..8).map(|_| run(sandbox, job(Does::Return("7"))));
+    let mut ended = 0;
+    for outcome in futures(many).await {
+        assert!(
+            matches!(outcome.ending, Ending::Completed { .. }),
+            "{outcome:?}"
+        );
+        ended += 1;
+    }
+    assert_eq!(ended, 8);
+
+    // It says of itself what it can do, and can do it.
+    sandbox.check().await.unwrap();
+    for language in Language::ALL {
+        assert!(sandbox.description().supports(language), "{language}");
+    }
+}
+
+/// Runs futures at the same time on this task.
+async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut pending: Vec<_> = all.map(Box::pin).collect();
+    let mut done = Vec::new();
+    std::future::poll_fn(|context| {
+        pending.retain_mut(|future| match future.as_mut().poll(context) {
+            std::task::Poll::Ready(value) => {
+                done.push(value);
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        if pending.is_empty() {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    done
+}
+
+fn reason(outcome: &Outcome) -> Option<Reason> {
+    outcome.ending.error().map(|error| error.reason)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fake_keeps_the_contract() {
+    states(&Fake(FakeSandbox::default())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bubblewrap_keeps_the_contract() {
+    states(&Real(support::bwrap().await)).await;
+}

@@ -1,0 +1,127 @@
+//! What the suites share.
+
+#![allow(dead_code, reason = "each suite uses a part of this")]
+
+use std::{env, path::PathBuf, time::Duration};
+
+use executor_application::{CancellationToken, Job, Sandbox};
+use executor_domain::{
+    Event, ExecutionId, GuestEnvironment, JsonText, Language, LimitPolicy, Mode, Outcome,
+    RequestedLimits, ResourceLimit, SessionId, Source,
+};
+use executor_infra_isolation::{BwrapConfig, BwrapSandbox};
+
+/// The daemon's executable. CI runs the suites away from the checkout and says where it has put it.
+pub(crate) fn executable() -> PathBuf {
+    let name = "sandbox-executor-under-test";
+    match env::var_os("SANDBOX_EXECUTOR_BIN_DIR") {
+        Some(directory) => PathBuf::from(directory).join(name),
+        None => env!("CARGO_BIN_EXE_sandbox-executor-under-test").into(),
+    }
+}
+
+/// The documented default limits, with these wishes.
+pub(crate) fn limits(wish: impl FnOnce(&mut RequestedLimits)) -> ResourceLimit {
+    let mut requested = RequestedLimits::default();
+    wish(&mut requested);
+    LimitPolicy::default().grant(&requested).unwrap()
+}
+
+/// The real sandbox, as this user and this host can have it.
+pub(crate) async fn bwrap() -> BwrapSandbox {
+    let config = BwrapConfig {
+        stages: executable(),
+        ..BwrapConfig::new(limits(|_| {}))
+    };
+    BwrapSandbox::start(config)
+        .await
+        .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"))
+}
+
+/// A workspace that guests can write to, whoever they are on the host. Removed on drop.
+pub(crate) struct Workspace(tempfile::TempDir);
+
+impl Workspace {
+    pub(crate) fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let everybody = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(directory.path(), everybody).unwrap();
+        Self(directory)
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+}
+
+/// A job with default limits and a timeout that no test waits for.
+pub(crate) fn job(language: Language, code: &str, workspace: &Workspace) -> Job {
+    Job {
+        execution_id: ExecutionId::parse("execution-1").unwrap(),
+        session_id: SessionId::parse("session-1").unwrap(),
+        source: Source::parse(language, None, code).unwrap(),
+        event: Event::default(),
+        environment: GuestEnvironment::default(),
+        stdin: None,
+        limits: limits(|wish| wish.timeout = Some(120)),
+        workspace: workspace.path().to_owned(),
+    }
+}
+
+/// The same, entered as a script.
+pub(crate) fn script(language: Language, code: &str, workspace: &Workspace) -> Job {
+    Job {
+        source: Source::parse(language, Some(Mode::Script), code).unwrap(),
+        ..job(language, code, workspace)
+    }
+}
+
+/// An event from JSON text.
+pub(crate) fn event(json: &str) -> Event {
+    Event::new(JsonText::parse(json.to_owned()).unwrap()).unwrap()
+}
+
+/// Runs a job that nobody cancels.
+pub(crate) async fn run(sandbox: &dyn Sandbox, job: Job) -> Outcome {
+    sandbox.run(job, CancellationToken::new()).await.unwrap()
+}
+
+/// Standard output as text.
+pub(crate) fn stdout(outcome: &Outcome) -> String {
+    String::from_utf8_lossy(&outcome.stdout.bytes).into_owned()
+}
+
+/// Standard error as text.
+pub(crate) fn stderr(outcome: &Outcome) -> String {
+    String::from_utf8_lossy(&outcome.stderr.bytes).into_owned()
+}
+
+/// Processes on this host, zombies aside, whose command line or environment has this marker: as far as this user may see.
+pub(crate) fn alive(marker: &str) -> Vec<u32> {
+    let own = std::process::id();
+    let has_marker = |pid: &u32| {
+        ["cmdline", "environ"].iter().any(|file| {
+            std::fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|text| {
+                text.windows(marker.len())
+                    .any(|part| part == marker.as_bytes())
+            })
+        })
+    };
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != own)
+        .filter(has_marker)
+        .collect()
+}
+
+/// Waits until something is true, for as long as a hanging machine may take. Not a measure of time: where the condition
+/// never comes true, the test fails.
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

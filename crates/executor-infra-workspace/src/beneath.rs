@@ -10,11 +10,8 @@ use rustix::{
     io::{Errno, Result},
 };
 
-/// Always asked for: no descriptor for a child process to inherit, no link as the last part of the path, no terminal
-/// that becomes ours.
-const ALWAYS: OFlags = OFlags::CLOEXEC
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NOCTTY);
+/// Always asked for: no descriptor for a child process to inherit, no link as the last part of the path.
+const ALWAYS: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
 
 /// Opens `path`, relative to `directory`, without following a link in any part of it. A path that leaves it
 /// (absolute, or by `..`) is refused. `path` may be empty: the directory itself.

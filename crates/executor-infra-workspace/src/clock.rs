@@ -20,11 +20,9 @@ use crate::{
 /// call sets it to anything but now. mtime is the guest's to choose.
 ///
 /// *Why a file and not a clock:* ctime is told in ticks of the kernel's coarse clock (1–10 ms), on a network file
-/// system in the server's time. A stamp that was made in the same way is comparable to the nanosecond. Linux 6.13 and
-/// later even make it exact: there the stamp of a file that was looked at since its last change is a fine-grained one,
-/// and no later change anywhere gets an earlier one (the kernel's `Documentation/filesystems/multigrain-ts.rst`).
-/// Before that, what changed within the same tick but before the run counts as changed by it: rather too much than too
-/// little.
+/// system in the server's time. A stamp that was made in the same way compares with it exactly. Before Linux 6.13, what
+/// changed within the same tick but before the run counts as changed by it: rather too much than too little. Since
+/// then, stamps are told apart within a tick, see [`now`](Self::now).
 ///
 /// Not covered: a system clock that is set back while a guest runs. Its changes carry times from before its start.
 #[derive(Debug)]
@@ -45,13 +43,21 @@ impl FileClock {
             )
         })?;
         unlinkat(directory, name.as_str(), AtFlags::empty())?;
-        // The first reading looks at the file, so that the next one is exact.
-        fstat(&file)?;
         Ok(Self { file })
     }
 
-    /// Now. Whatever changes on this file system after this call has a ctime that is not earlier.
+    /// Now. Whatever changes on this file system after this call has a ctime that is not earlier; since Linux 6.13,
+    /// whatever changed before it has an earlier one.
+    ///
+    /// A kernel with multigrain timestamps (its `Documentation/filesystems/multigrain-ts.rst`) gives a file a stamp
+    /// that differs from its last one if somebody has looked at that, and no file a stamp from before one that was given
+    /// to another. So the first renewal is not earlier than any change until now, and the second one is later.
     pub(crate) fn now(&self) -> Result<FileTime> {
+        self.renew()?;
+        self.renew()
+    }
+
+    fn renew(&self) -> Result<FileTime> {
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: UTIME_NOW,

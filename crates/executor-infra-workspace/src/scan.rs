@@ -304,11 +304,12 @@ impl Scan<'_> {
             ));
         }
         self.check_time()?;
-        // Not blocking: by now, the name may be a FIFO's, whose opening waits for a writer (fifo(7)).
+        // Not blocking: by now, the name may be a FIFO's, whose opening waits for a writer (fifo(7)). Or a terminal's,
+        // which must not become ours.
         let file = beneath::open(
             self.workspace,
             Path::new(path),
-            OFlags::RDONLY | OFlags::NONBLOCK,
+            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
         )
         .map(File::from)
         .map_err(|error| match error {

@@ -39,7 +39,11 @@ pub fn start(level: &str, format: Option<LogFormat>) -> Result<(), LoggingError>
         LogFormat::Text => registry
             .with(lines.with_ansi(terminal::stderr_has_colours()))
             .try_init()?,
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
+        LogFormat::Json => {
+            // The list of spans holds the current one as well.
+            let lines = lines.json().flatten_event(true).with_current_span(false);
+            registry.with(lines).try_init()?;
+        }
     }
     Ok(())
 }

@@ -163,7 +163,8 @@ mod tests {
             tmp_bytes: 1 << 20,
             shm_bytes: 1 << 19,
         });
-        insta::assert_snapshot!(argv.join("\n").replace("\n--", "\n\n--"));
+        // An option and its values on one line.
+        insta::assert_snapshot!(argv.join(" ").replace(" --", "\n--"));
     }
 
     #[test]

@@ -247,8 +247,8 @@ mod tests {
         }
     }
 
-    fn one() -> Option<GuestMessage> {
-        Some(GuestMessage::Result(JsonText::parse("1".into()).unwrap()))
+    fn one() -> GuestMessage {
+        GuestMessage::Result(JsonText::parse("1".into()).unwrap())
     }
 
     fn reason(outcome: &Outcome) -> Option<Reason> {
@@ -258,16 +258,16 @@ mod tests {
     #[test]
     fn a_result_counts_only_with_exit_code_0() {
         let python = program(Language::Python);
-        let good = judge(&python, finished(Exit::Code(0), one()), None);
+        let good = judge(&python, finished(Exit::Code(0), Some(one())), None);
         assert!(
             matches!(&good.ending, Ending::Completed { return_value } if return_value.as_str() == "1")
         );
-        let bad = judge(&python, finished(Exit::Code(3), one()), None);
+        let bad = judge(&python, finished(Exit::Code(3), Some(one())), None);
         assert_eq!(
             (bad.ending.exit_code(), reason(&bad)),
             (3, Some(Reason::ExitCode))
         );
-        let crashed = judge(&python, finished(Exit::Signal(11), one()), None);
+        let crashed = judge(&python, finished(Exit::Signal(11), Some(one())), None);
         assert_eq!(crashed.ending, Ending::Crashed(CrashCause::Signal(11)));
     }
 
@@ -294,7 +294,7 @@ mod tests {
             (Verdict::CpuTime, Reason::CpuTime),
             (Verdict::Cancelled, Reason::Cancelled),
         ] {
-            let mut late = finished(Exit::Code(0), one());
+            let mut late = finished(Exit::Code(0), Some(one()));
             late.verdict = verdict;
             let outcome = judge(&program(Language::Python), late, None);
             assert_eq!(reason(&outcome), Some(expected));

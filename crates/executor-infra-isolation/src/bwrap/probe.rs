@@ -148,12 +148,14 @@ fn prepare(config: &BwrapConfig) -> Result<(Engine, String, GuestIdentity), Star
     Ok((engine, tool_version, identity))
 }
 
+/// The bit of a file's mode that makes a program run as its owner (inode(7)).
+const SETUID: u32 = 0o4000;
+
 /// What bubblewrap says of its version, once it is clear that it may be used.
 fn tool_version(bwrap: &Path) -> Result<String, StartError> {
     let metadata = bwrap
         .metadata()
         .map_err(|_| StartError::NoBubblewrap(bwrap.into()))?;
-    const SETUID: u32 = 0o4000;
     if metadata.mode() & SETUID != 0 {
         return Err(StartError::Setuid(bwrap.into()));
     }

@@ -126,7 +126,8 @@ mod tests {
             event_variable(&fits),
             (Some(("EVENT_JSON", fits.as_str())), None)
         );
-        let (variable, note) = event_variable(&"x".repeat(room + 1)).clone();
+        let one_more = "x".repeat(room + 1);
+        let (variable, note) = event_variable(&one_more);
         assert_eq!(variable, None);
         assert!(note.unwrap().contains("EVENT_JSON is not set"));
     }

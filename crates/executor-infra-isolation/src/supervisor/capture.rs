@@ -77,7 +77,7 @@ mod tests {
         let (mut guest, ours) = tokio::io::duplex(64);
         let mut kept = CapturedOutput::default();
         let write = async move {
-            tokio::io::AsyncWriteExt::write_all(&mut guest, &[b'x'; 100_000])
+            tokio::io::AsyncWriteExt::write_all(&mut guest, &vec![b'x'; 100_000])
                 .await
                 .unwrap();
         };

@@ -324,7 +324,7 @@ impl Supervisor {
         let verdict = tokio::select! {
             biased;
             report = &mut report => {
-                let ended = ended(report.ok());
+                let ended = ended(&report);
                 return sandbox.processes.bury(ended.is_some()).await.map(|()| (Verdict::Natural, ended));
             }
             () = cancel.cancelled() => Verdict::Cancelled,
@@ -334,7 +334,7 @@ impl Supervisor {
         // Ask first: an init that kills the guest itself can tell what it used. A failure to ask shows in the answer.
         let _ = orders.write_all(&[wire::STOP]).await;
         let answer = tokio::time::timeout(STOP_LIMIT, report).await;
-        let ended = ended(answer.ok().and_then(Result::ok));
+        let ended = answer.ok().and_then(|report| ended(&report));
         sandbox.processes.bury(ended.is_some()).await?;
         Ok((verdict, ended))
     }
@@ -353,7 +353,7 @@ impl Supervisor {
             // With every processor at work, this is the earliest time at which there can be nothing left.
             tokio::time::sleep((left / self.cpus).max(CPU_CHECK)).await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -480,10 +480,11 @@ async fn read_report(control: &mut (impl AsyncRead + Unpin)) -> io::Result<Repor
     Ok(serde_json::from_slice(&frame)?)
 }
 
-fn ended(report: Option<Report>) -> Option<Ended> {
+/// What a report says of the end; `None` for whatever is no report of an end.
+fn ended(report: &io::Result<Report>) -> Option<Ended> {
     match report {
-        Some(Report::Ended(ended)) => Some(ended),
-        _ => None,
+        Ok(Report::Ended(ended)) => Some(*ended),
+        Ok(Report::Started(_) | Report::Failed(_)) | Err(_) => None,
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Processes {
     outer: Child,
     outer_handle: AsyncFd<OwnedFd>,
     /// The init: pid 1 of the sandbox. The kernel kills every process in there before it lets it go, so that its end is
-    /// everybody's (pid_namespaces(7)).
+    /// everybody's (`pid_namespaces(7)`).
     init_handle: Option<AsyncFd<OwnedFd>>,
     reaped: bool,
 }

@@ -248,7 +248,7 @@ pub(crate) const WORKSPACE_TTL: Key = Key::new(
     "workspace_ttl",
     Duration,
     Value("24h"),
-    "How long the files of an idle session are kept.",
+    "How long the files of an idle session are kept. Checked, and without effect yet.",
 );
 
 pub(crate) const RESULT_TTL: Key = Key::new(
@@ -367,28 +367,28 @@ pub(crate) const CONTROL_PLANE_URL: Key = Key::new(
     "control_plane_url",
     Text,
     Value("http://localhost:8000"),
-    "Where the control plane is; `none` switches reports off.",
+    "Where the control plane is; `none` switches reports off. Checked, and without effect yet.",
 );
 
 pub(crate) const CONTAINER_ID: Key = Key::new(
     "container_id",
     Text,
     Unset("host name"),
-    "The name under which this daemon reports to the control plane.",
+    "The name under which this daemon reports to the control plane. Checked, and without effect yet.",
 );
 
 pub(crate) const POD_NAME: Key = Key::new(
     "pod_name",
     Text,
     Unset("none"),
-    "The Kubernetes pod that the daemon runs in, for reports.",
+    "The Kubernetes pod that the daemon runs in, for reports. Checked, and without effect yet.",
 );
 
 pub(crate) const HEARTBEAT_INTERVAL: Key = Key::new(
     "heartbeat_interval",
     Duration,
     Value("5"),
-    "How often a run that is under way is reported.",
+    "How often a run that is under way is reported. Checked, and without effect yet.",
 );
 
 pub(crate) const LOG_LEVEL: Key = Key::new(

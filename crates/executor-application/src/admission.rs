@@ -11,7 +11,23 @@ pub struct Capacity {
     pub running: usize,
     /// Executions that may wait for a slot.
     pub queued: usize,
+    /// Bytes of requests that may run and wait: each can be large, and there can be many.
+    pub request_bytes: usize,
 }
+
+impl Default for Capacity {
+    /// 100 running, 1000 waiting, 256 MiB.
+    fn default() -> Self {
+        Self {
+            running: 100,
+            queued: 1000,
+            request_bytes: 256 << 20,
+        }
+    }
+}
+
+/// What bytes are counted in: a semaphore has fewer permits than a machine has bytes.
+const UNIT: usize = 1024;
 
 /// Why nobody is admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +44,8 @@ pub(crate) struct Admission {
     capacity: Capacity,
     places: Arc<Semaphore>,
     slots: Arc<Semaphore>,
+    /// Room for requests, in KiB.
+    room: Arc<Semaphore>,
 }
 
 /// A place among those who run or wait. Given back on drop.
@@ -35,6 +53,7 @@ pub(crate) struct Admission {
 pub(crate) struct Place {
     slots: Arc<Semaphore>,
     _place: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
 /// A slot to run in. Given back on drop.
@@ -51,19 +70,31 @@ impl Admission {
             capacity,
             places: Arc::new(Semaphore::new(running.saturating_add(capacity.queued))),
             slots: Arc::new(Semaphore::new(running)),
+            room: Arc::new(Semaphore::new(capacity.request_bytes.div_ceil(UNIT))),
         }
     }
 
-    /// Takes a place, or says at once why there is none.
-    pub(crate) fn enter(&self) -> Result<Place, Refusal> {
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(permit) => Ok(Place {
-                slots: Arc::clone(&self.slots),
-                _place: permit,
-            }),
-            Err(TryAcquireError::NoPermits) => Err(Refusal::Full),
-            Err(TryAcquireError::Closed) => Err(Refusal::Closed),
-        }
+    /// Takes a place for a request of so many bytes, or says at once why there is none. One that is larger than all the
+    /// room takes all of it.
+    pub(crate) fn enter(&self, bytes: usize) -> Result<Place, Refusal> {
+        let refusal = |error| match error {
+            TryAcquireError::NoPermits => Refusal::Full,
+            TryAcquireError::Closed => Refusal::Closed,
+        };
+        let place = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(refusal)?;
+        let wanted = bytes
+            .div_ceil(UNIT)
+            .min(self.capacity.request_bytes.div_ceil(UNIT));
+        let room = Arc::clone(&self.room)
+            .try_acquire_many_owned(u32::try_from(wanted).unwrap_or(u32::MAX))
+            .map_err(refusal)?;
+        Ok(Place {
+            slots: Arc::clone(&self.slots),
+            _place: place,
+            _room: room,
+        })
     }
 
     /// Admits nobody from now on. Who has a place keeps it.
@@ -119,17 +150,18 @@ mod tests {
         let admission = Admission::new(Capacity {
             running: 2,
             queued: 1,
+            ..Capacity::default()
         });
-        let first = admission.enter().unwrap().slot().await;
-        let _second = admission.enter().unwrap().slot().await;
-        let waiting = admission.enter().unwrap();
+        let first = admission.enter(0).unwrap().slot().await;
+        let _second = admission.enter(0).unwrap().slot().await;
+        let waiting = admission.enter(0).unwrap();
         assert_eq!(admission.running(), 2);
-        assert_eq!(admission.enter().unwrap_err(), Refusal::Full);
+        assert_eq!(admission.enter(0).unwrap_err(), Refusal::Full);
 
         drop(first);
         let _third = waiting.slot().await;
         assert_eq!(admission.running(), 2);
-        assert!(admission.enter().is_ok());
+        assert!(admission.enter(0).is_ok());
     }
 
     #[tokio::test]
@@ -137,19 +169,33 @@ mod tests {
         let admission = Admission::new(Capacity {
             running: 1,
             queued: 1,
+            ..Capacity::default()
         });
-        let place = admission.enter().unwrap();
+        let place = admission.enter(0).unwrap();
         admission.close();
-        assert_eq!(admission.enter().unwrap_err(), Refusal::Closed);
+        assert_eq!(admission.enter(0).unwrap_err(), Refusal::Closed);
         place.slot().await;
     }
 
     #[test]
-    fn says_when_to_come_back_within_reason() {
+    fn large_requests_take_room_from_each_other() {
         let admission = Admission::new(Capacity {
-            running: 100,
-            queued: 1000,
+            request_bytes: 10 << 10,
+            ..Capacity::default()
         });
+        let large = admission.enter(8 << 10).unwrap();
+        assert_eq!(admission.enter((2 << 10) + 1).unwrap_err(), Refusal::Full);
+        assert!(admission.enter(2 << 10).is_ok());
+        drop(large);
+        let larger_than_all = admission.enter(1 << 30).unwrap();
+        assert_eq!(admission.enter(1).unwrap_err(), Refusal::Full);
+        drop(larger_than_all);
+        assert!(admission.enter(1).is_ok());
+    }
+
+    #[test]
+    fn says_when_to_come_back_within_reason() {
+        let admission = Admission::new(Capacity::default());
         assert_eq!(
             admission.retry_after(Duration::from_millis(1)),
             Duration::from_secs(1)

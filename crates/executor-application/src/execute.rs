@@ -46,6 +46,17 @@ pub struct ExecuteCommand {
 }
 
 impl ExecuteCommand {
+    /// Bytes of what a caller can make large.
+    fn size(&self) -> usize {
+        let stdin = self.stdin.as_ref().map_or(0, String::len);
+        let environment: usize = self
+            .environment
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        self.source.code().len() + self.event.as_str().len() + stdin + environment
+    }
+
     /// SHA-256 of everything that decides what runs. Each part is preceded by its length, so that no two commands
     /// read alike.
     fn fingerprint(&self) -> Fingerprint {
@@ -79,6 +90,12 @@ pub enum ExecuteError {
     /// This host has no interpreter for the language.
     #[error("no interpreter for {0} on this host")]
     LanguageUnavailable(Language),
+    /// This executor serves another session, and only that one.
+    #[error("this executor is bound to session {bound}")]
+    OtherSession {
+        /// The one that it serves.
+        bound: SessionId,
+    },
     /// The id belongs to another request.
     #[error("the execution id belongs to another request")]
     Conflict,
@@ -111,7 +128,7 @@ pub enum RunFailure {
 }
 
 /// What is configurable about the use case.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// How many executions run and wait.
     pub capacity: Capacity,
@@ -119,18 +136,10 @@ pub struct Options {
     pub policy: LimitPolicy,
     /// How long results are remembered.
     pub retention: Retention,
+    /// The only session to serve; `None`: any.
+    pub only_session: Option<SessionId>,
     /// Whether a run is cancelled once everybody who waited for it has gone.
     pub cancel_abandoned: bool,
-}
-
-impl Default for Capacity {
-    /// 100 running, 1000 waiting.
-    fn default() -> Self {
-        Self {
-            running: 100,
-            queued: 1000,
-        }
-    }
 }
 
 /// Runs untrusted code. Cheap to clone: clones share everything.
@@ -144,6 +153,7 @@ struct Shared {
     workspaces: Arc<dyn Workspaces>,
     clock: Arc<dyn Clock>,
     policy: LimitPolicy,
+    only_session: Option<SessionId>,
     cancel_abandoned: bool,
     admission: Admission,
     ledger: Ledger,
@@ -168,6 +178,7 @@ impl ExecuteCode {
                 workspaces,
                 clock,
                 policy: options.policy,
+                only_session: options.only_session,
                 cancel_abandoned: options.cancel_abandoned,
                 admission: Admission::new(options.capacity),
                 ledger: Ledger::new(options.retention),
@@ -198,18 +209,29 @@ impl ExecuteCode {
             return Err(ExecuteError::LanguageUnavailable(language));
         }
 
+        if let Some(bound) = &shared.only_session
+            && *bound != command.session_id
+        {
+            let bound = bound.clone();
+            return Err(ExecuteError::OtherSession { bound });
+        }
+
         let id = command.execution_id.clone();
+        let size = command.size();
         let fingerprint = command.fingerprint();
         let mut admitted = None;
         let lookup = shared
             .ledger
             .join_or_register(&id, fingerprint, |registration| {
-                let place = shared.admission.enter().map_err(|refusal| match refusal {
-                    Refusal::Full => ExecuteError::Busy {
-                        retry_after: shared.admission.retry_after(shared.typical()),
-                    },
-                    Refusal::Closed => ExecuteError::Draining,
-                })?;
+                let place = shared
+                    .admission
+                    .enter(size)
+                    .map_err(|refusal| match refusal {
+                        Refusal::Full => ExecuteError::Busy {
+                            retry_after: shared.admission.retry_after(shared.typical()),
+                        },
+                        Refusal::Closed => ExecuteError::Draining,
+                    })?;
                 let cancel = shared.cancel_all.child_token();
                 let execution =
                     Execution::accept(id.clone(), command.session_id.clone(), shared.clock.now());
@@ -229,7 +251,9 @@ impl ExecuteCode {
             Lookup::Same(registration, watcher) => (registration, watcher),
             Lookup::Unknown => match admitted {
                 Some((run, place, registration, watcher)) => {
-                    shared.runs.spawn(run.carry_through(place, command, limits));
+                    // In the caller's span, so that what the log says of the run names the request as well.
+                    let carried = run.carry_through(place, command, limits).in_current_span();
+                    shared.runs.spawn(carried);
                     (registration, watcher)
                 }
                 None => return Err(ExecuteError::Failed(Arc::new(RunFailure::Lost))),

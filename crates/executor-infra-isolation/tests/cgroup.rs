@@ -55,7 +55,7 @@ fn start(run: &RunCgroup, script: &str) -> Child {
     let enter_then_run = format!("for f do echo 0 > \"$f\" || exit 99; done; {script}");
     Command::new("/bin/sh")
         .args(["-c", &enter_then_run, "sh"])
-        .args(run.procs_files())
+        .args(run.entry_files())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -81,7 +81,7 @@ fn wait_for_line(child: &mut Child) {
 
 fn directories(run: &RunCgroup) -> Vec<PathBuf> {
     let parent = |file: PathBuf| file.parent().unwrap().to_owned();
-    run.procs_files().into_iter().map(parent).collect()
+    run.entry_files().into_iter().map(parent).collect()
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn kill_takes_the_whole_tree() {
     wait_for_line(&mut child);
     let inside = || {
         let mut pids = Vec::new();
-        for path in run.procs_files() {
+        for path in run.entry_files() {
             pids.extend(
                 fs::read_to_string(&path)
                     .unwrap()

@@ -11,7 +11,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::LazyLock,
     thread,
@@ -338,6 +338,24 @@ fn a_file_in_the_workspace_is_neither_the_program_nor_the_standard_library() {
         std::fs::write(workspace.path().join(name), "raise SystemExit('planted')").unwrap();
     }
     std::fs::write(workspace.path().join("helper.py"), "VALUE = 5").unwrap();
+    // HOME is the workspace: Python would run this file from there before anything of ours.
+    let user_site = Command::new(interpreter(Python).path())
+        .args([
+            "-c",
+            "import site; print(site.getusersitepackages(), end='')",
+        ])
+        .env_clear()
+        .env("HOME", workspace.path())
+        .output()
+        .unwrap();
+    let user_site = PathBuf::from(String::from_utf8(user_site.stdout).unwrap());
+    assert!(user_site.starts_with(workspace.path()));
+    std::fs::create_dir_all(&user_site).unwrap();
+    std::fs::write(
+        user_site.join("usercustomize.py"),
+        "raise SystemExit('planted')",
+    )
+    .unwrap();
     let code = "import json, helper\nasync def handler(event):\n  return 1 / (helper.VALUE - 5)";
     let ended = Guest::handler(Python, code).run_in(&workspace);
     let error = failed(&ended);

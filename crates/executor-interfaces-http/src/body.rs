@@ -1,11 +1,12 @@
 //! Bodies of requests: plain JSON text within bounds of size and time.
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{FromRequest, Request},
     http::{HeaderMap, header},
 };
 use http_body_util::BodyExt;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{ApiState, error::ApiError};
 
@@ -13,7 +14,11 @@ use crate::{ApiState, error::ApiError};
 const FIRST_RESERVE: usize = 16 << 10;
 
 /// A body that claims to be JSON, in whole, as text. Whether it is JSON, its parser finds out.
-pub(crate) struct JsonBody(pub(crate) String);
+pub(crate) struct JsonBody {
+    pub(crate) text: String,
+    /// The room that it takes among all bodies.
+    _room: Option<OwnedSemaphorePermit>,
+}
 
 impl FromRequest<ApiState> for JsonBody {
     type Rejection = ApiError;
@@ -24,11 +29,17 @@ impl FromRequest<ApiState> for JsonBody {
         let (head, body) = request.into_parts();
         check_media_type(&head.headers)?;
         let allowed = options.body_timeout;
-        let bytes = tokio::time::timeout(allowed, read(body, options.max_body_bytes))
+        let max_bytes = options.max_body_bytes;
+        let announced = announced(&body, max_bytes)?;
+        let in_time = tokio::time::timeout(allowed, async {
+            let room = api.room(announced).await;
+            (room, read(body, max_bytes).await)
+        });
+        let (room, bytes) = in_time
             .await
-            .map_err(|_| ApiError::BodyTimeout { allowed })??;
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(Self(text)),
+            .map_err(|_| ApiError::BodyTimeout { allowed })?;
+        match String::from_utf8(bytes?) {
+            Ok(text) => Ok(Self { text, _room: room }),
             Err(error) => Err(ApiError::Malformed(
                 format!(
                     "the body is not UTF-8 at byte {}",
@@ -70,15 +81,20 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Reads a body in whole, and stops as soon as it is known to be too large: by its announced length, or on the way.
-async fn read(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
-    use axum::body::HttpBody;
+/// How long a body may become: its announced length, or the cap where it has none.
+fn announced(body: &Body, max_bytes: usize) -> Result<usize, ApiError> {
+    let Some(length) = body.size_hint().exact() else {
+        return Ok(max_bytes);
+    };
+    usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= max_bytes)
+        .ok_or(ApiError::BodyTooLarge { max_bytes })
+}
 
+/// Reads a body in whole, and stops as soon as it turns out to be too large.
+async fn read(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
     let too_large = ApiError::BodyTooLarge { max_bytes };
-    let announced = body.size_hint().lower();
-    if usize::try_from(announced).map_or(true, |length| length > max_bytes) {
-        return Err(too_large);
-    }
     let mut bytes = Vec::with_capacity(max_bytes.min(FIRST_RESERVE));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| {

@@ -267,6 +267,10 @@ impl From<ExecuteError> for ApiError {
                 "language",
                 format_args!("is {language}, for which this host has no interpreter"),
             )),
+            ExecuteError::OtherSession { bound } => Self::InvalidFields(Problems::one(
+                "session_id",
+                format_args!("must be {bound}: this executor is bound to that session"),
+            )),
             ExecuteError::Conflict => Self::Conflict,
             ExecuteError::Busy { retry_after } => Self::QueueFull { retry_after },
             ExecuteError::Draining => Self::Draining,

@@ -24,6 +24,7 @@ mod stream;
 mod tests;
 
 pub use auth::{Access, BearerToken};
+pub use response::execution_json;
 pub use routes::router;
 pub use server::{ServerOptions, serve};
 pub use state::{ApiOptions, ApiState};

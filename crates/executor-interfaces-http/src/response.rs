@@ -19,6 +19,15 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> serde_json::Re
     Ok((status, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
+/// An execution as the API answers it, for whoever shows one without a server.
+///
+/// # Errors
+///
+/// None that is known: every field has a JSON form.
+pub fn execution_json(execution: &Execution) -> serde_json::Result<String> {
+    serde_json::to_string(&ExecutionDto::from(execution))
+}
+
 /// An execution as the API shows it. What is not there, or not yet, is `null`.
 #[derive(Serialize)]
 pub(crate) struct ExecutionDto<'a> {

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use executor_application::{CheckHealth, ExecuteCode};
-use tokio::time::Instant;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use crate::Access;
 
@@ -14,6 +17,9 @@ pub struct ApiOptions {
     pub access: Access,
     /// Largest request body, in bytes. A larger one is refused and never held in memory.
     pub max_body_bytes: usize,
+    /// Bytes of all request bodies that are being read at the same time. Further ones wait for room, within their own
+    /// timeout.
+    pub max_bodies_bytes: usize,
     /// How long a client may take to send a body, from its first byte to its last.
     pub body_timeout: Duration,
     /// The daemon's version, for people.
@@ -21,13 +27,14 @@ pub struct ApiOptions {
 }
 
 impl Default for ApiOptions {
-    /// Anyone may call; bodies of at most 16 MiB, sent within a minute.
+    /// Anyone may call; bodies of at most 16 MiB, sent within a minute, and of 256 MiB at the same time.
     ///
     /// 16 MiB hold an event of 8 MiB and a program of 1 MiB even if JSON spells each byte of the program with six.
     fn default() -> Self {
         Self {
             access: Access::Anyone,
             max_body_bytes: 16 << 20,
+            max_bodies_bytes: 256 << 20,
             body_timeout: Duration::from_secs(60),
             version: env!("CARGO_PKG_VERSION"),
         }
@@ -44,8 +51,13 @@ struct Shared {
     executor: ExecuteCode,
     health: Arc<CheckHealth>,
     options: ApiOptions,
+    /// Room for bodies, in units of [`ROOM_UNIT`].
+    room: Arc<Semaphore>,
     started: Instant,
 }
+
+/// What room for bodies is counted in, in bytes.
+pub(crate) const ROOM_UNIT: usize = 1024;
 
 impl ApiState {
     /// An API on top of these use cases. Its uptime counts from here.
@@ -54,6 +66,7 @@ impl ApiState {
             shared: Arc::new(Shared {
                 executor,
                 health,
+                room: Arc::new(Semaphore::new(options.max_bodies_bytes.div_ceil(ROOM_UNIT))),
                 options,
                 started: Instant::now(),
             }),
@@ -70,6 +83,15 @@ impl ApiState {
 
     pub(crate) fn options(&self) -> &ApiOptions {
         &self.shared.options
+    }
+
+    /// Waits for room for a body of so many bytes. One that is larger than all the room takes all of it. Cancel safe.
+    pub(crate) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let all = self.shared.options.max_bodies_bytes;
+        let wanted = u32::try_from(bytes.min(all).div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.shared.room);
+        // `None` only if somebody closed the semaphore, which nobody does.
+        room.acquire_many_owned(wanted).await.ok()
     }
 
     pub(crate) fn uptime(&self) -> Duration {

@@ -51,6 +51,7 @@ pub(crate) async fn serve(config: &Config) -> Exit {
             return Exit::Usage;
         }
     };
+    raise_descriptor_limit();
     let executor = adapters.execute_code(config);
     let api = adapters.api(config, executor.clone());
     announce(address, executor.sandbox());
@@ -62,6 +63,24 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         grace: config.shutdown_grace,
     };
     daemon.run(stops).await
+}
+
+/// Raises the limit of open descriptors as far as we may: every connection takes one, every run ten. Guests get a limit
+/// of their own.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let raised = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open descriptors stays as it is");
+    }
 }
 
 /// As many connections as executions can be waited for, and some for health checks and those about to be told 429.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each suite uses a part of this")]
 
+pub(crate) mod daemon;
+
 use std::{env, path::PathBuf, time::Duration};
 
 use executor_application::{CancellationToken, Job, Sandbox};
@@ -116,12 +118,17 @@ pub(crate) fn alive(marker: &str) -> Vec<u32> {
         .collect()
 }
 
-/// Waits until something is true, for as long as a hanging machine may take. Not a measure of time: where the condition
-/// never comes true, the test fails.
+/// How long a hanging machine may take. Not a measure of time: whoever waits so long fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to leave the processor to others before looking again.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Waits until something is true, for as long as a hanging machine may take. Where the condition never comes true, the
+/// test fails.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     while !condition() {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }

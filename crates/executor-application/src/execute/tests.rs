@@ -33,7 +33,11 @@ fn executor(options: Options) -> (ExecuteCode, Arc<FakeSandbox>) {
 
 fn capacity(running: usize, queued: usize) -> Options {
     Options {
-        capacity: Capacity { running, queued },
+        capacity: Capacity {
+            running,
+            queued,
+            ..Capacity::default()
+        },
         ..Options::default()
     }
 }
@@ -251,6 +255,25 @@ async fn draining_waits_cancels_and_admits_nobody() {
         executor.submit(command("late", "return 1")),
         Err(ExecuteError::Draining)
     ));
+}
+
+#[tokio::test]
+async fn an_executor_that_is_bound_to_a_session_serves_no_other() {
+    let bound = SessionId::parse("mine").unwrap();
+    let (executor, sandbox) = executor(Options {
+        only_session: Some(bound.clone()),
+        ..Options::default()
+    });
+    assert!(matches!(
+        executor.execute(command("e", "return 1")).await,
+        Err(ExecuteError::OtherSession { bound: named }) if named == bound
+    ));
+    assert_eq!(sandbox.started(), 0);
+    let mine = ExecuteCommand {
+        session_id: bound,
+        ..command("e", "return 1")
+    };
+    assert!(executor.execute(mine).await.is_ok());
 }
 
 #[tokio::test]

@@ -93,7 +93,7 @@ impl Engine {
                 parent: 0,
                 cgroup_files: cgroup
                     .as_ref()
-                    .map(RunCgroup::procs_files)
+                    .map(RunCgroup::entry_files)
                     .unwrap_or_default(),
                 run_as: self.run_as,
                 bwrap: self.bwrap.clone(),

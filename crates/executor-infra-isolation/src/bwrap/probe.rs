@@ -88,22 +88,20 @@ impl From<SuperviseError> for StartError {
 
 pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartError> {
     let limits = config.limits;
-    let (engine, tool_version, identity) = tokio::task::spawn_blocking(move || prepare(&config))
-        .await
-        .map_err(|panicked| StartError::System {
-            step: "look at the host",
-            source: io::Error::other(panicked),
-        })??;
+    let prepared = tokio::task::spawn_blocking(move || prepare(&config));
+    let Prepared {
+        engine,
+        tool_version,
+        identity,
+        interpreters,
+    } = prepared.await.map_err(|panicked| StartError::System {
+        step: "look at the host",
+        source: io::Error::other(panicked),
+    })??;
 
     let mut runtimes = Vec::new();
-    for language in Language::ALL {
-        match Interpreter::find(language, visible) {
-            Ok(interpreter) => runtimes.push(ready(&engine, interpreter, &limits).await?),
-            Err(missing) => tracing::warn!(%missing, "a language is not available"),
-        }
-    }
-    if runtimes.is_empty() {
-        return Err(StartError::NoInterpreter);
+    for interpreter in interpreters {
+        runtimes.push(ready(&engine, interpreter, &limits).await?);
     }
 
     let description = SandboxDescription {
@@ -133,19 +131,44 @@ pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartErro
     })
 }
 
+/// What the host has.
+struct Prepared {
+    engine: Engine,
+    tool_version: String,
+    identity: GuestIdentity,
+    /// At least one.
+    interpreters: Vec<Interpreter>,
+}
+
 /// Looks at the host. Blocks.
-fn prepare(config: &BwrapConfig) -> Result<(Engine, String, GuestIdentity), StartError> {
+fn prepare(config: &BwrapConfig) -> Result<Prepared, StartError> {
     let tool_version = tool_version(&config.bwrap)?;
     let (run_as, identity) = identity(config)?;
+    let mut interpreters = Vec::new();
+    for language in Language::ALL {
+        match Interpreter::find(language, visible) {
+            Ok(interpreter) => interpreters.push(interpreter),
+            Err(missing) => tracing::warn!(%missing, "a language is not available"),
+        }
+    }
+    if interpreters.is_empty() {
+        return Err(StartError::NoInterpreter);
+    }
+    let targets: Vec<_> = interpreters.iter().map(Interpreter::target).collect();
     let failed = |step| move |source| StartError::System { step, source };
     let engine = Engine {
         supervisor: Supervisor::new(&config.stages).map_err(failed("copy the launcher"))?,
         cgroups: Cgroups::detect(config.cgroup_parent.as_deref()),
-        system: argv::system_paths().map_err(failed("look at the host's system"))?,
+        system: argv::system_paths(&targets).map_err(failed("look at the host's system"))?,
         bwrap: config.bwrap.clone(),
         run_as,
     };
-    Ok((engine, tool_version, identity))
+    Ok(Prepared {
+        engine,
+        tool_version,
+        identity,
+        interpreters,
+    })
 }
 
 /// The bit of a file's mode that makes a program run as its owner (inode(7)).

@@ -318,7 +318,7 @@ fn trial(version: Version, base: &Directories) -> Result<(), CgroupError> {
     let run = RunCgroup::create(version, &directories, &limits, &Leftovers::default())?;
     let patient = Patient::start().map_err(CgroupError::Trial)?;
     let pid = patient.0.id().to_string();
-    for path in run.procs_files() {
+    for path in run.entry_files() {
         files::write(&path, &pid).map_err(|source| CgroupError::Enter { path, source })?;
     }
     run.kill()?;

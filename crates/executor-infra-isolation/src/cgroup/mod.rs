@@ -22,7 +22,7 @@ mod parse;
 mod run;
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -101,7 +101,7 @@ pub enum CgroupError {
     /// A process could not be moved into the cgroup.
     #[error("cannot move a process into the cgroup by {}", path.display())]
     Enter {
-        /// The `cgroup.procs` file.
+        /// The file that was written to (`cgroup.procs` or, on v1, `tasks`).
         path: PathBuf,
         /// Why.
         #[source]
@@ -191,34 +191,52 @@ impl Cgroups {
 /// Directories that could not be removed yet because processes were still dying in them. Without a
 /// second attempt a long-lived daemon would slowly fill the kernel with dead cgroups.
 #[derive(Debug, Clone, Default)]
-struct Leftovers(Arc<Mutex<Vec<PathBuf>>>);
+struct Leftovers(Arc<Mutex<LastChance>>);
 
 impl Leftovers {
     /// Attempts per created cgroup, so that many stuck ones cannot make a new one slow.
     const RETRIES: usize = 16;
 
     fn add(&self, path: PathBuf) {
-        self.lock().push(path);
+        self.lock().0.push(path);
     }
 
     fn retry(&self) {
-        let mut paths = self.lock();
+        let paths = &mut self.lock().0;
         let tried = paths.len().min(Self::RETRIES);
         let still_busy: Vec<_> = paths
             .drain(..tried)
-            .filter(|path| fs::remove_dir(path).is_err() && path.exists())
+            .filter(|path| run::remove_directory(path).is_err())
             .collect();
         paths.extend(still_busy);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+    fn lock(&self) -> MutexGuard<'_, LastChance> {
         // Every state of a list of paths is a valid one, also after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Nobody will create another cgroup, so this is the last time to try: what dies after the daemon's
+/// last run would stay until a later daemon starts in the same place. Waits at most 200 ms in all.
+#[derive(Debug, Default)]
+struct LastChance(Vec<PathBuf>);
+
+impl Drop for LastChance {
+    fn drop(&mut self) {
+        let mut attempts = 0;
+        for path in &self.0 {
+            if let Err(error) = run::remove_when_empty(path, &mut attempts) {
+                tracing::warn!(path = %path.display(), %error, "a cgroup stays behind");
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -233,11 +251,25 @@ mod tests {
 
         leftovers.retry();
         assert!(busy.exists());
-        assert_eq!(*leftovers.lock(), [busy.clone()]);
+        assert_eq!(leftovers.lock().0.len(), 1);
 
         fs::remove_dir(&content).unwrap();
         leftovers.retry();
         assert!(!busy.exists());
-        assert!(leftovers.lock().is_empty());
+        assert!(leftovers.lock().0.is_empty());
+    }
+    #[test]
+    fn the_last_owner_tries_once_more() {
+        let root = tempfile::tempdir().unwrap();
+        let late = root.path().join("late");
+        fs::create_dir(&late).unwrap();
+        let leftovers = Leftovers::default();
+        let shared = leftovers.clone();
+        leftovers.add(late.clone());
+
+        drop(leftovers);
+        assert!(late.exists());
+        drop(shared);
+        assert!(!late.exists());
     }
 }

@@ -153,13 +153,19 @@ impl RunCgroup {
         Ok(())
     }
 
-    /// The files into which a process writes `0` to enter, all of them, before it starts anything.
-    /// Whoever writes needs the daemon's rights, so the launcher enters before it lowers its own.
-    pub fn procs_files(&self) -> Vec<PathBuf> {
-        self.made
-            .iter()
-            .map(|path| path.join("cgroup.procs"))
-            .collect()
+    /// The files into which a single-threaded process writes `0` to enter, all of them, before it
+    /// starts anything. Whoever writes needs the daemon's rights, so the launcher enters before it
+    /// lowers its own.
+    pub fn entry_files(&self) -> Vec<PathBuf> {
+        let file = match self.version {
+            // A thread that moves itself alone needs not wait until no process of the machine
+            // forks: that is a grace period of RCU, 9 ms where nobody has moved for a while
+            // (`cgroup_procs_write_start`, kernel/cgroup/cgroup.c).
+            Version::V1 => "tasks",
+            // In v2 threads of one process stay together, so there is no such way.
+            Version::V2 => "cgroup.procs",
+        };
+        self.made.iter().map(|path| path.join(file)).collect()
     }
 
     /// CPU time so far of all processes together, by one `pread`; `None` if it is not accounted.
@@ -241,24 +247,12 @@ impl RunCgroup {
     pub fn remove(mut self) -> Result<(), CgroupError> {
         let mut attempts = 0;
         while let Some(path) = self.made.last() {
-            match remove_directory(path) {
-                Ok(()) => {
-                    self.made.pop();
-                }
-                Err(source)
-                    if source.kind() == io::ErrorKind::ResourceBusy && attempts < ROUNDS =>
-                {
-                    attempts += 1;
-                    thread::sleep(INTERVAL);
-                }
-                // What is left in `made` goes to the leftovers when `self` is dropped.
-                Err(source) => {
-                    return Err(CgroupError::Remove {
-                        path: path.clone(),
-                        source,
-                    });
-                }
-            }
+            // On failure, what is in `made` goes to the leftovers when `self` is dropped.
+            remove_when_empty(path, &mut attempts).map_err(|source| CgroupError::Remove {
+                path: path.clone(),
+                source,
+            })?;
+            self.made.pop();
         }
         Ok(())
     }
@@ -352,8 +346,21 @@ fn kill_one_by_one(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// `rmdir`, again while processes are still leaving, until `attempts` reaches [`ROUNDS`].
+pub(super) fn remove_when_empty(path: &Path, attempts: &mut u32) -> io::Result<()> {
+    loop {
+        match remove_directory(path) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && *attempts < ROUNDS => {
+                *attempts += 1;
+                thread::sleep(INTERVAL);
+            }
+            result => return result,
+        }
+    }
+}
+
 /// `rmdir`, where a directory that is gone already is as good.
-fn remove_directory(path: &Path) -> io::Result<()> {
+pub(super) fn remove_directory(path: &Path) -> io::Result<()> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

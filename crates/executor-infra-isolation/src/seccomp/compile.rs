@@ -145,12 +145,11 @@ fn branch(
         jf,
         k: operand,
     };
-    let mut program = match u8::try_from(then.len()) {
-        Ok(near) => vec![conditional(0, near)],
-        Err(_) => {
-            let far = u32::try_from(then.len()).map_err(|_| SeccompError::TooLong)?;
-            vec![conditional(1, 0), statement(JUMP, far)]
-        }
+    let mut program = if let Ok(near) = u8::try_from(then.len()) {
+        vec![conditional(0, near)]
+    } else {
+        let far = u32::try_from(then.len()).map_err(|_| SeccompError::TooLong)?;
+        vec![conditional(1, 0), statement(JUMP, far)]
     };
     program.extend(then);
     program.extend(otherwise);

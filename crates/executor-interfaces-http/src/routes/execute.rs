@@ -15,9 +15,9 @@ use crate::{
 pub(super) async fn execute(
     _caller: Authorized,
     State(api): State<ApiState>,
-    JsonBody(body): JsonBody,
+    body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let command = request::parse(&body, api.executor().policy())?;
+    let command = request::parse(&body.text, api.executor().policy())?;
     // A run can take an hour, and the command has what it needs.
     drop(body);
     let execution = api.executor().execute(command).await?;

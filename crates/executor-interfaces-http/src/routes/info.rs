@@ -128,7 +128,11 @@ impl<'a> From<&'a LanguageSupport> for LanguageDto<'a> {
 }
 
 impl From<Capacity> for CapacityDto {
-    fn from(Capacity { running, queued }: Capacity) -> Self {
+    fn from(
+        Capacity {
+            running, queued, ..
+        }: Capacity,
+    ) -> Self {
         Self { running, queued }
     }
 }

@@ -1,6 +1,6 @@
 //! Through the router.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, task::Poll, time::Duration};
 
 use axum::http::Method;
 use executor_application::{Capacity, MockSandbox, SandboxError};
@@ -182,7 +182,7 @@ async fn guarded_routes_want_the_token() {
 
 #[tokio::test]
 async fn strangers_bodies_are_not_read() {
-    let unreadable = stream::poll_fn(|_| -> std::task::Poll<Option<Result<&str, Infallible>>> {
+    let unreadable = stream::poll_fn(|_| -> Poll<Option<Result<&str, Infallible>>> {
         panic!("the body was read")
     });
     let answer = Api::new(Options::default(), guarded())
@@ -268,9 +268,21 @@ async fn bodies_stand_at_the_cap_and_fall_one_byte_above() {
 }
 
 #[tokio::test]
-async fn an_endless_body_is_refused_at_the_cap() {
-    let endless = stream::repeat_with(|| Ok::<_, Infallible>(vec![b' '; 64 << 10]));
-    let answer = Api::default().send(post(Body::from_stream(endless))).await;
+async fn the_rest_of_a_body_above_the_cap_is_not_read() {
+    let mut chunks = 0;
+    let long = stream::poll_fn(move |_| {
+        chunks += 1;
+        assert!(chunks <= 3, "read on");
+        Poll::Ready(Some(Ok::<_, Infallible>(vec![b' '; 100])))
+    });
+    let api = Api::new(
+        Options::default(),
+        ApiOptions {
+            max_body_bytes: 200,
+            ..open()
+        },
+    );
+    let answer = api.send(post(Body::from_stream(long))).await;
     answer.assert_error(413, "Executor.PayloadTooLarge");
 }
 
@@ -324,6 +336,7 @@ async fn a_full_queue_is_429_and_says_when_to_come_back() {
     let capacity = Capacity {
         running: 1,
         queued: 0,
+        ..Capacity::default()
     };
     let api = Api::new(
         Options {
@@ -408,6 +421,7 @@ async fn info_has_the_fields_of_the_contract() {
     let capacity = Capacity {
         running: 3,
         queued: 4,
+        ..Capacity::default()
     };
     let api = Api::new(
         Options {
@@ -460,4 +474,29 @@ async fn every_answer_has_its_name_and_the_security_headers() {
     }
     let made_up = api.send(get("/livez")).await;
     assert_eq!(made_up.header("x-request-id").len(), 36);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_wait_for_room_and_in_vain_no_longer_than_their_time() {
+    let executor = Api::default().executor;
+    let (sandbox, workspaces) = (Arc::new(FakeSandbox::default()), Arc::new(NoWorkspaces));
+    let health = CheckHealth::new(executor.clone(), sandbox, workspaces);
+    let options = ApiOptions {
+        max_bodies_bytes: 4096,
+        ..open()
+    };
+    let state = ApiState::new(executor, Arc::new(health), options);
+    let send = async |id: &str| {
+        let request = post(program(id, "return 1").to_string());
+        Answer::of(router(state.clone()).oneshot(request).await.unwrap()).await
+    };
+    let all = state.room(4096).await;
+    send("a").await.assert_error(408, "Executor.RequestTimeout");
+    drop(all);
+    assert_eq!(send("a").await.status, StatusCode::OK);
+    assert_eq!(
+        send("b").await.status,
+        StatusCode::OK,
+        "the room was given back"
+    );
 }

@@ -354,7 +354,7 @@ async fn shutdown_finishes_answers_and_closes_idle_connections() {
     idle.write(LIVEZ).await;
     idle.answer().await;
     let mut busy = server.connect().await;
-    busy.write(run("e", "sleep 50\necho done")).await;
+    busy.write(run("e", "sleep 200\necho done")).await;
     let sandbox = Arc::clone(&server.api.sandbox);
     timeout(AGES, until(|| sandbox.running() == 1))
         .await
@@ -364,13 +364,14 @@ async fn shutdown_finishes_answers_and_closes_idle_connections() {
     let clients = async {
         idle.closed().await;
         drop(idle);
+        // Nobody new is let in while the last answer is on its way.
+        assert!(TcpStream::connect(address).await.is_err());
         let (head, body) = busy.answer().await;
         assert!(head.contains("connection: close"), "{head}");
         assert!(body.contains(r#""stdout":"done\n""#), "{body}");
         drop(busy);
     };
     tokio::join!(server.stopped(), clients);
-    assert!(TcpStream::connect(address).await.is_err());
 }
 
 #[tokio::test]

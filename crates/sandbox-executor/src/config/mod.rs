@@ -425,6 +425,7 @@ impl Reader {
                 0,
                 parse::count(0, MOST_EXECUTIONS),
             ),
+            ..Capacity::default()
         }
     }
 

@@ -7,9 +7,7 @@ use std::{io, path::Path, time::Duration};
 
 use executor_application::{ExecuteCode, ExecuteCommand, ExecuteError, RunFailure, SandboxError};
 use executor_domain::Execution;
-fn execution_json(_: &Execution) -> Result<String, std::fmt::Error> {
-    Ok(String::new())
-}
+use executor_interfaces_http::execution_json;
 use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
@@ -79,7 +77,7 @@ pub(crate) async fn run(args: RunArgs, config: &Config) -> Exit {
 }
 
 /// Carries a command to its end. Told to stop, it cancels the run and still returns what came of it, once the guest is
-/// dead.
+/// dead. On every way out the run has let go of the adapters, so that whoever drops them removes a temporary workspace.
 async fn carry_out(
     executor: &ExecuteCode,
     command: ExecuteCommand,
@@ -87,13 +85,16 @@ async fn carry_out(
 ) -> Result<(Execution, Option<Stop>), ExecuteError> {
     let finished = executor.submit(command)?.finished();
     tokio::pin!(finished);
-    tokio::select! {
-        ended = &mut finished => Ok((ended?, None)),
-        stop = signals::next(stops) => {
+    let stop = tokio::select! {
+        ended = &mut finished => {
+            // A run says that it has ended a moment before its task has.
             executor.drain(Duration::ZERO).await;
-            Ok((finished.await?, Some(stop)))
+            return Ok((ended?, None));
         }
-    }
+        stop = signals::next(stops) => stop,
+    };
+    executor.drain(Duration::ZERO).await;
+    Ok((finished.await?, Some(stop)))
 }
 
 /// Something to look at, where somebody looks.
@@ -140,7 +141,7 @@ fn complain(error: &ExecuteError) {
 
 fn exit_of_error(error: &ExecuteError) -> Exit {
     match error {
-        ExecuteError::Limits(_) => Exit::Usage,
+        ExecuteError::Limits(_) | ExecuteError::OtherSession { .. } => Exit::Usage,
         ExecuteError::LanguageUnavailable(_) => Exit::Unavailable,
         ExecuteError::Failed(failure)
             if matches!(
@@ -203,6 +204,20 @@ mod tests {
             .unwrap();
         assert_eq!(stop, None);
         assert_eq!(exit_of(&execution).code(), 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_has_run_holds_no_adapter_any_more() {
+        // A task that outlives its run does so for microseconds, hence more than one try.
+        for _ in 0..200 {
+            let (sandbox, executor) = executor();
+            let (_told, mut stops) = mpsc::channel(2);
+            carry_out(&executor, command("echo"), &mut stops)
+                .await
+                .unwrap();
+            drop(executor);
+            assert_eq!(Arc::strong_count(&sandbox), 1);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,9 @@ use executor_infra_isolation::{BwrapConfig, BwrapSandbox, Check, StartError};
 use super::Finding;
 use crate::config::Config;
 
+/// How long a guest of our own may take, in seconds.
+const PROBE_TIMEOUT: u64 = 10;
+
 /// Why no sandbox can be started here, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum IsolationError {
@@ -55,9 +58,14 @@ impl From<Check> for Finding {
 }
 
 fn bwrap(config: &Config) -> Result<BwrapConfig, IsolationError> {
+    // A guest of our own that asks for a version takes milliseconds. One that hangs must not hang `/health` for long.
+    let wish = RequestedLimits {
+        timeout: Some(config.limits.ceilings().max_timeout.min(PROBE_TIMEOUT)),
+        ..RequestedLimits::default()
+    };
     let limits = config
         .limits
-        .grant(&RequestedLimits::default())
+        .grant(&wish)
         .map_err(|_| IsolationError::Limits)?;
     Ok(BwrapConfig {
         bwrap: config.bwrap_path.clone(),

@@ -99,6 +99,7 @@ impl Adapters {
                 ttl: config.result_ttl,
                 ..Retention::default()
             },
+            only_session: self.single.then(|| config.session.clone()).flatten(),
             cancel_abandoned: config.cancel_on_disconnect,
         };
         ExecuteCode::new(

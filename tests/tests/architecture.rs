@@ -150,7 +150,12 @@ fn dependencies_of(package: &Package) -> BTreeSet<String> {
             if dependency.optional {
                 name += " (optional)";
             }
-            match dependency.target.as_ref().map(ToString::to_string).as_deref() {
+            match dependency
+                .target
+                .as_ref()
+                .map(ToString::to_string)
+                .as_deref()
+            {
                 None => {}
                 Some(r#"cfg(target_os = "linux")"#) => name += " (linux)",
                 Some(other) => name += &format!(" ({other})"),
@@ -175,9 +180,13 @@ fn differences(allowed: &Dependencies, found: &Dependencies) -> Vec<String> {
         let allowed = allowed.get(name).unwrap_or(&none);
         let found = found.get(name).unwrap_or(&none);
         let added = found.difference(allowed);
-        differences.extend(added.map(|new| format!("{name} depends on {new}, which its row does not allow")));
+        differences.extend(
+            added.map(|new| format!("{name} depends on {new}, which its row does not allow")),
+        );
         let removed = allowed.difference(found);
-        differences.extend(removed.map(|old| format!("{name} no longer depends on {old}: remove it from its row")));
+        differences.extend(
+            removed.map(|old| format!("{name} no longer depends on {old}: remove it from its row")),
+        );
     }
     differences
 }
@@ -195,7 +204,9 @@ fn trespasses(dependencies: &Dependencies) -> Vec<String> {
         .iter()
         .filter(|(name, _)| *name != COMPOSITION_ROOT)
         .flat_map(|(name, dependencies)| {
-            let adapters = dependencies.iter().filter(|dependency| is_adapter(dependency));
+            let adapters = dependencies
+                .iter()
+                .filter(|dependency| is_adapter(dependency));
             adapters.map(move |adapter| format!("{name} sees {adapter}"))
         })
         .collect()
@@ -224,7 +235,10 @@ fn nobody_but_the_composition_root_sees_an_adapter() {
 fn the_comparison_notices_what_is_added_moved_and_removed() {
     let with = |name: &str, dependency: &str| {
         let mut found = found(&metadata());
-        found.entry(name.to_owned()).or_default().insert(dependency.to_owned());
+        found
+            .entry(name.to_owned())
+            .or_default()
+            .insert(dependency.to_owned());
         found
     };
     let allowed = allowed();
@@ -245,7 +259,10 @@ fn the_comparison_notices_what_is_added_moved_and_removed() {
         ]
     );
     let mut fewer = found(&metadata());
-    fewer.get_mut("executor-domain").unwrap().remove("thiserror");
+    fewer
+        .get_mut("executor-domain")
+        .unwrap()
+        .remove("thiserror");
     fewer.remove("sandbox-executor-tests");
     assert_eq!(
         differences(&allowed, &fewer),
@@ -256,7 +273,10 @@ fn the_comparison_notices_what_is_added_moved_and_removed() {
         ]
     );
     assert_eq!(
-        trespasses(&with("executor-interfaces-http", "executor-infra-workspace")),
+        trespasses(&with(
+            "executor-interfaces-http",
+            "executor-infra-workspace"
+        )),
         ["executor-interfaces-http sees executor-infra-workspace"]
     );
 }
@@ -296,10 +316,18 @@ fn unsafe_code_is_forbidden_in_every_crate() {
     let metadata = metadata();
     let workspace = fs::read_to_string(metadata.workspace_root.join("Cargo.toml")).unwrap();
     let lints = table(&workspace, "[workspace.lints.rust]");
-    assert!(lints.contains(&r#"unsafe_code = "forbid""#.to_owned()), "{lints:?}");
+    assert!(
+        lints.contains(&r#"unsafe_code = "forbid""#.to_owned()),
+        "{lints:?}"
+    );
     for package in metadata.workspace_packages() {
         let manifest = fs::read_to_string(&package.manifest_path).unwrap();
-        assert_eq!(table(&manifest, "[lints]"), ["workspace = true"], "{}", package.name);
+        assert_eq!(
+            table(&manifest, "[lints]"),
+            ["workspace = true"],
+            "{}",
+            package.name
+        );
     }
 }
 
@@ -307,7 +335,11 @@ fn unsafe_code_is_forbidden_in_every_crate() {
 fn the_domain_has_no_standard_library() {
     let source = PathBuf::from(metadata().workspace_root).join("crates/executor-domain/src/lib.rs");
     let source = fs::read_to_string(source).unwrap();
-    let code: Vec<_> = source.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect();
+    let code: Vec<_> = source
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with("//"))
+        .collect();
     assert!(code.contains(&"#![no_std]"));
     assert!(!code.iter().any(|line| line.contains("extern crate std")));
 }
@@ -318,6 +350,9 @@ fn the_map_names_every_crate() {
     let page = fs::read_to_string(metadata.workspace_root.join("docs/architecture.md")).unwrap();
     for package in metadata.workspace_packages() {
         let directory = package.manifest_path.parent().unwrap().file_name().unwrap();
-        assert!(page.contains(directory), "docs/architecture.md does not name {directory}");
+        assert!(
+            page.contains(directory),
+            "docs/architecture.md does not name {directory}"
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! The file system's own clock: when a run began, in the time that ctime is told in.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
 
 use rustix::{
     fs::{
@@ -24,7 +27,8 @@ use crate::{
 /// changed within the same tick but before the run counts as changed by it: rather too much than too little. Since
 /// then, stamps are told apart within a tick, see [`now`](Self::now).
 ///
-/// Not covered: a system clock that is set back while a guest runs. Its changes carry times from before its start.
+/// After the system clock was set back, files from before have stamps of the future, and count as changed by every run
+/// until it has caught up.
 #[derive(Debug)]
 pub(crate) struct FileClock {
     file: OwnedFd,
@@ -46,13 +50,29 @@ impl FileClock {
         Ok(Self { file })
     }
 
+    /// Begins a run: now, on this clock and on one that nobody can set.
+    pub(crate) fn mark(&self) -> Result<Mark> {
+        let stamp = self.now()?;
+        Ok(Mark {
+            stamp,
+            // Read after the stamp, and before the one in `since`: the time between can only be too short.
+            taken: Instant::now(),
+        })
+    }
+
+    /// From when on a change belongs to the run that began at `mark`.
+    pub(crate) fn since(&self, mark: &Mark) -> Result<FileTime> {
+        let elapsed = mark.taken.elapsed();
+        Ok(mark.on_clock(self.now()?, elapsed))
+    }
+
     /// Now. Whatever changes on this file system after this call has a ctime that is not earlier; since Linux 6.13,
     /// whatever changed before it has an earlier one.
     ///
     /// A kernel with multigrain timestamps (its `Documentation/filesystems/multigrain-ts.rst`) gives a file a stamp
     /// that differs from its last one if somebody has looked at that, and no file a stamp from before one that was given
     /// to another. So the first renewal is not earlier than any change until now, and the second one is later.
-    pub(crate) fn now(&self) -> Result<FileTime> {
+    fn now(&self) -> Result<FileTime> {
         self.renew()?;
         self.renew()
     }
@@ -70,6 +90,21 @@ impl FileClock {
             },
         )?;
         Ok(Metadata::from(fstat(&self.file)?).changed)
+    }
+}
+
+/// When a run began.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    stamp: FileTime,
+    taken: Instant,
+}
+
+impl Mark {
+    /// The mark in the time of a clock that says `now` when at least `elapsed` has passed since. That is the stamp,
+    /// unless the clock was set back in between: then changes of the run may have stamps from before its own.
+    fn on_clock(&self, now: FileTime, elapsed: Duration) -> FileTime {
+        self.stamp.min(now.earlier_by(elapsed))
     }
 }
 
@@ -100,5 +135,19 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let _clock = FileClock::new(fs::File::open(place.path()).unwrap()).unwrap();
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_hides_nothing() {
+        let second = |seconds| FileTime::new(seconds, 0);
+        let mark = Mark {
+            stamp: second(1_000),
+            taken: Instant::now(),
+        };
+        let ten = Duration::from_secs(10);
+        assert_eq!(mark.on_clock(second(1_010), ten), second(1_000));
+        assert_eq!(mark.on_clock(second(5_000), ten), second(1_000));
+        assert_eq!(mark.on_clock(second(1_003), ten), second(993));
+        assert_eq!(mark.on_clock(second(500), ten), second(490));
     }
 }

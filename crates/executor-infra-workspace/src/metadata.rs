@@ -1,20 +1,25 @@
 //! What the file system says about a file, in types that are the same on every platform.
 
+use std::time::Duration;
+
 use executor_domain::Timestamp;
 use rustix::fs::{FileType, Stat};
 
-/// A time stamp of the file system: seconds and nanoseconds since the Unix epoch.
+/// A time stamp of the file system: nanoseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct FileTime {
-    seconds: i64,
-    nanoseconds: i64,
-}
+pub(crate) struct FileTime(i128);
 
 impl FileTime {
-    const EPOCH: Self = Self {
-        seconds: 0,
-        nanoseconds: 0,
-    };
+    const EPOCH: Self = Self(0);
+
+    pub(crate) fn new(seconds: i64, nanoseconds: i64) -> Self {
+        Self(i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds))
+    }
+
+    /// This much earlier.
+    pub(crate) fn earlier_by(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub_unsigned(duration.as_nanos()))
+    }
 }
 
 /// What a scan needs to know of a directory entry. Two equal values mean that nothing happened to the file in between.
@@ -38,15 +43,8 @@ impl Metadata {
     /// When the content was last changed. A guest sets mtime to what it likes (utimensat(2)), so a time that cannot be
     /// true is replaced by the nearest that can: after 1970, and no later than ctime.
     pub(crate) fn content_changed_at(&self) -> Timestamp {
-        let FileTime {
-            seconds,
-            nanoseconds,
-        } = self.modified.min(self.changed).max(FileTime::EPOCH);
-        Timestamp::from_unix_micros(
-            seconds
-                .saturating_mul(1_000_000)
-                .saturating_add(nanoseconds / 1_000),
-        )
+        let FileTime(nanoseconds) = self.modified.min(self.changed).max(FileTime::EPOCH);
+        Timestamp::from_unix_micros(i64::try_from(nanoseconds / 1_000).unwrap_or(i64::MAX))
     }
 }
 
@@ -58,10 +56,6 @@ impl From<Stat> for Metadata {
         clippy::cast_lossless
     )]
     fn from(stat: Stat) -> Self {
-        let time = |seconds, nanoseconds| FileTime {
-            seconds,
-            nanoseconds,
-        };
         Self {
             kind: FileType::from_raw_mode(stat.st_mode),
             identity: (
@@ -70,11 +64,11 @@ impl From<Stat> for Metadata {
             ),
             links: stat.st_nlink.into(),
             size: u64::try_from(stat.st_size).unwrap_or_default(),
-            changed: time(
+            changed: FileTime::new(
                 stat.st_ctime,
                 i64::try_from(stat.st_ctime_nsec).unwrap_or_default(),
             ),
-            modified: time(
+            modified: FileTime::new(
                 stat.st_mtime,
                 i64::try_from(stat.st_mtime_nsec).unwrap_or_default(),
             ),
@@ -88,10 +82,7 @@ mod tests {
 
     #[test]
     fn a_time_that_cannot_be_true_is_not_reported() {
-        let at = |seconds| FileTime {
-            seconds,
-            nanoseconds: 5_999,
-        };
+        let at = |seconds| FileTime::new(seconds, 5_999);
         let reported = |modified| {
             Metadata {
                 kind: FileType::RegularFile,

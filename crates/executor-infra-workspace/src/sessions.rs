@@ -22,15 +22,15 @@ use rustix::{
 
 use crate::{
     beneath,
-    clock::FileClock,
+    clock::{FileClock, Mark},
     error::{failed, foreign_owner},
-    metadata::FileTime,
     names, scan,
     scan::ScanLimits,
     temporary::TemporaryDirectory,
 };
 
 const OPEN_ROOT: &str = "open the workspace root";
+const READ_CLOCK: &str = "read the file system's clock";
 const OPEN_SESSION: &str = "open a session's workspace";
 
 /// The user and group that guests run as on the host.
@@ -275,10 +275,7 @@ impl Workspaces for SessionWorkspaces {
             .await??
         };
         let path = root.path_of(session);
-        let opened = root
-            .clock
-            .now()
-            .map_err(failed("read the file system's clock", &path))?;
+        let opened = root.clock.mark().map_err(failed(READ_CLOCK, &path))?;
         Ok(Box::new(OpenWorkspace {
             path,
             directory,
@@ -300,8 +297,7 @@ impl Workspaces for SessionWorkspaces {
 struct OpenWorkspace {
     path: PathBuf,
     directory: Arc<OwnedFd>,
-    /// From when on a change is this run's.
-    opened: FileTime,
+    opened: Mark,
     root: Arc<Root>,
 }
 
@@ -313,13 +309,18 @@ impl Workspace for OpenWorkspace {
 
     /// When the future is dropped, a scan that has begun ends by itself, within its limits.
     async fn changes(&self) -> Result<Artifacts, WorkspaceError> {
-        if scan::is_bare(self.directory.as_fd()) {
+        let since = self
+            .root
+            .clock
+            .since(&self.opened)
+            .map_err(failed(READ_CLOCK, &self.path))?;
+        if scan::is_plainly_unchanged(self.directory.as_fd(), since) {
             return Ok(Artifacts::default());
         }
         let directory = Arc::clone(&self.directory);
-        let (opened, limits) = (self.opened, self.root.options.scan);
+        let limits = self.root.options.scan;
         blocking("scan a workspace", move || {
-            scan::changes(directory.as_fd(), opened, &limits)
+            scan::changes(directory.as_fd(), since, &limits)
         })
         .await
     }

@@ -1,0 +1,131 @@
+//! Every way out of a run: when the answer is there, nobody of the guest is.
+
+use executor_application::{CancellationToken, Job, Sandbox};
+use executor_domain::{Clock, Ending, LimitHit};
+use serde_json::json;
+
+use crate::{
+    support::{Workspace, alive, eventually},
+    world::{
+        Guest, PROMPT, assert_completed, assert_dead, assert_returned, assert_works, block_on,
+        guest, hit, marked, run, run_while, sandbox, with_event, with_limits,
+    },
+};
+
+/// They ignore signals, change their session, and leave children behind that lose their parents.
+const STAYERS: [Guest; 3] = [
+    guest!(python "stay"),
+    guest!(node "stay"),
+    guest!(shell "stay"),
+];
+
+/// A stayer that sleeps, or returns and leaves the rest to its children.
+fn stayer(guest: Guest, then: &str, workspace: &Workspace) -> (String, Job) {
+    marked(with_event(&json!({"then": then}), guest.script(workspace)))
+}
+
+#[test]
+fn nobody_outlives_a_return() {
+    for guest in STAYERS {
+        let workspace = Workspace::new();
+        let (marker, job) = stayer(guest, "return", &workspace);
+        let outcome = run(job);
+        assert_dead(&marker);
+        assert_completed(&outcome);
+    }
+}
+
+#[test]
+fn nobody_outlives_a_timeout() {
+    for guest in STAYERS {
+        let workspace = Workspace::new();
+        let (marker, job) = stayer(guest, "sleep", &workspace);
+        let outcome = run(with_limits(|wish| wish.max_wall_time_ms = Some(500), job));
+        assert_dead(&marker);
+        assert!(
+            matches!(
+                outcome.ending,
+                Ending::TimedOut {
+                    clock: Clock::Wall,
+                    ..
+                }
+            ),
+            "{outcome:?}"
+        );
+        assert!(hit(&outcome, LimitHit::WallTime));
+    }
+}
+
+#[test]
+fn nobody_outlives_a_cancellation() {
+    for guest in STAYERS {
+        let workspace = Workspace::new();
+        let (marker, job) = stayer(guest, "sleep", &workspace);
+        let outcome = run_while(job, async || {
+            // The guest, and at least one who means to stay.
+            eventually("they are up", || alive(&marker).len() >= 2).await;
+        });
+        assert_dead(&marker);
+        assert_eq!(outcome.ending, Ending::Cancelled);
+    }
+}
+
+#[test]
+fn nobody_outlives_a_caller_who_has_gone() {
+    for guest in STAYERS {
+        let workspace = Workspace::new();
+        let (marker, job) = stayer(guest, "sleep", &workspace);
+        block_on(async {
+            {
+                let running = sandbox().run(job, CancellationToken::new());
+                tokio::select! {
+                    outcome = running => panic!("{outcome:?}"),
+                    () = eventually("they are up", || alive(&marker).len() >= 2) => {}
+                }
+            }
+            eventually("they are dead", || alive(&marker).is_empty()).await;
+        });
+    }
+    assert_works();
+}
+
+#[test]
+fn a_child_that_holds_the_pipes_holds_no_answer() {
+    for (guest, answer) in [
+        (guest!(python "leave_a_child"), r#""done""#),
+        (guest!(node "leave_a_child"), r#""done""#),
+        (guest!(shell "leave_a_child"), "null"),
+    ] {
+        let workspace = Workspace::new();
+        let (marker, job) = marked(guest.handler(&workspace));
+        let outcome = run(job);
+        assert_dead(&marker);
+        assert_returned(&outcome, answer);
+        assert!(outcome.usage.wall_time < PROMPT);
+    }
+}
+
+/// Whoever closes all streams is not dead, and is not forgotten.
+#[test]
+fn silence_is_no_end() {
+    for guest in [
+        guest!(python "close_everything"),
+        guest!(shell "close_everything"),
+    ] {
+        let workspace = Workspace::new();
+        let event = json!({"then": "sleep"});
+        let (marker, job) = marked(with_event(&event, guest.handler(&workspace)));
+        let outcome = run(with_limits(|wish| wish.max_wall_time_ms = Some(500), job));
+        assert_dead(&marker);
+        assert!(
+            matches!(
+                outcome.ending,
+                Ending::TimedOut {
+                    clock: Clock::Wall,
+                    ..
+                }
+            ),
+            "{outcome:?}"
+        );
+    }
+}

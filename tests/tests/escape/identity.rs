@@ -1,0 +1,188 @@
+//! Who a guest is, and what it was given: nothing that was not meant for it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+};
+
+use executor_application::Job;
+use executor_domain::{Ending, Language, Outcome};
+
+use crate::{
+    alone,
+    gaps::gap,
+    support::{Workspace, alive, event, eventually},
+    world::{Answers, assert_completed, compare, findings, guest, marked, run, run_while, seen},
+};
+
+/// The whole environment of a guest, as documented, where its caller adds nothing.
+const ENVIRONMENT: Answers<'_> = &[
+    ("/usr/local/bin:/usr/bin:/bin", &["variable PATH"]),
+    ("/workspace", &["variable HOME"]),
+    ("/tmp", &["variable TMPDIR"]),
+    ("C.UTF-8", &["variable LANG"]),
+    ("1", &["variable PYTHONDONTWRITEBYTECODE"]),
+    (
+        "/usr/local/lib/node_modules:/usr/lib/node_modules:/usr/share/nodejs:/usr/lib/nodejs",
+        &["variable NODE_PATH"],
+    ),
+    ("Agg", &["variable MPLBACKEND"]),
+    ("/tmp/matplotlib", &["variable MPLCONFIGDIR"]),
+    ("{}", &["variable EVENT_JSON"]),
+];
+
+/// What every guest has, and each by its language.
+fn with_environment(others: Answers<'_>) -> Vec<(&'_ str, &'_ [&'_ str])> {
+    ENVIRONMENT.iter().chain(others).copied().collect()
+}
+
+/// What a Python guest sees of itself, namespaces and groups apart.
+fn assert_python_is_nobody(outcome: &Outcome) {
+    let mut findings = findings(outcome);
+    let groups = findings.remove("Groups").unwrap();
+    // A user without privileges can leave no group. They show as the group that everybody unknown is in.
+    let strangers = gap("own_user", "groups") && groups.split(' ').all(|group| group == "65534");
+    assert!(groups.is_empty() || strangers, "{groups}");
+    findings.retain(|name, _| !name.starts_with("namespace"));
+    let expected = with_environment(&[
+        ("1000\t1000\t1000\t1000", &["Uid", "Gid"]),
+        (
+            "0000000000000000",
+            &["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"],
+        ),
+        ("1", &["NoNewPrivs"]),
+        ("2", &["Seccomp"]),
+        ("1000 1", &["user ids"]),
+        ("deny", &["setgroups"]),
+        ("/workspace", &["directory"]),
+        ("0o22", &["umask"]),
+        ("sandbox", &["host name"]),
+        ("/", &["control groups"]),
+        ("/dev/null", &["descriptor 0"]),
+        ("pipe", &["descriptor 1", "descriptor 2"]),
+        ("socket", &["descriptor 3"]),
+        ("EINVAL", &["become root", "become another user"]),
+        ("EPERM", &["join a group", "lock memory"]),
+    ]);
+    compare(&findings, &expected);
+}
+
+#[test]
+fn python_is_nobody_and_holds_nothing() {
+    let workspace = Workspace::new();
+    let outcome = run(guest!(python "identity").script(&workspace));
+    assert_python_is_nobody(&outcome);
+
+    // Not one namespace is the daemon's.
+    let seen = seen(&outcome);
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+        let ours = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        let theirs = &seen[&format!("namespace {kind}")];
+        assert!(theirs.starts_with(&format!("{kind}:[")), "{theirs}");
+        assert_ne!(ours.to_str().unwrap(), theirs, "{kind}");
+    }
+}
+
+#[test]
+fn node_holds_nothing() {
+    let workspace = Workspace::new();
+    let outcome = run(guest!(node "identity").script(&workspace));
+    let expected = with_environment(&[
+        ("/workspace", &["directory"]),
+        ("22", &["umask"]),
+        ("/dev/null", &["descriptor 0"]),
+        ("pipe", &["descriptor 1", "descriptor 2"]),
+        ("socket", &["descriptor 3"]),
+        ("EINVAL", &["become root"]),
+    ]);
+    compare(&findings(&outcome), &expected);
+}
+
+#[test]
+fn bash_holds_nothing() {
+    let workspace = Workspace::new();
+    let outcome = run(guest!(shell "identity").script(&workspace));
+    let expected = with_environment(&[
+        ("/workspace", &["directory"]),
+        ("0022", &["umask"]),
+        // The event, sealed; and where bash keeps its own script open.
+        ("/memfd:stdin (deleted)", &["descriptor 0"]),
+        ("pipe", &["descriptor 1", "descriptor 2"]),
+        ("/run/sandbox/main.sh", &["descriptor 255"]),
+        ("refused", &["write its own script"]),
+    ]);
+    compare(&findings(&outcome), &expected);
+}
+
+/// A daemon that was started by somebody careless: with a secret in its environment, descriptors that are not
+/// close-on-exec, in another directory, with an open umask and core dumps on.
+#[test]
+fn a_careless_parent_reaches_no_guest() {
+    if !alone::is_alone() {
+        alone::rerun(
+            "identity::a_careless_parent_reaches_no_guest",
+            "umask 000; ulimit -c unlimited; cd /usr; exec 7</etc/passwd 9</",
+        );
+        return;
+    }
+    // Controls: it is as careless as it sounds.
+    assert_eq!(
+        fs::read_link("/proc/self/fd/7").unwrap().to_str(),
+        Some("/etc/passwd")
+    );
+    assert_eq!(env::current_dir().unwrap().to_str(), Some("/usr"));
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    assert!(status.contains("Umask:\t0000"), "{status}");
+
+    let workspace = Workspace::new();
+    assert_python_is_nobody(&run(guest!(python "identity").script(&workspace)));
+    for guest in [guest!(node "identity"), guest!(shell "identity")] {
+        let outcome = run(guest.script(&workspace));
+        assert_completed(&outcome);
+        let seen = seen(&outcome);
+        assert_eq!(seen["umask"].trim_start_matches('0'), "22");
+        assert!(!seen.contains_key("descriptor 7") && !seen.contains_key("descriptor 9"));
+        assert!(!seen.contains_key(&format!("variable {}", alone::SECRET_VARIABLE)));
+    }
+}
+
+#[test]
+fn the_host_sees_a_guest_without_power_and_no_word_of_its_job() {
+    let workspace = Workspace::new();
+    let secret = format!("secret-{}", workspace.path().file_name().unwrap().display());
+    let code = format!("import time\n# {secret}\ndef handler(event): time.sleep(1000)");
+    let job = Job {
+        event: event(&format!(r#"{{"secret": "{secret}"}}"#)),
+        stdin: Some(secret.clone()),
+        ..crate::support::job(Language::Python, &code, &workspace)
+    };
+    let (marker, job) = marked(job);
+    let outcome = run_while(job, async || {
+        eventually("the guest runs", || !alive(&marker).is_empty()).await;
+        for pid in alive(&marker) {
+            let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+                continue;
+            };
+            let fields: BTreeMap<&str, &str> = status
+                .lines()
+                .filter_map(|line| line.split_once(":\t"))
+                .collect();
+            let daemon = nix::unistd::geteuid().to_string();
+            let uids: BTreeSet<&str> = fields["Uid"].split('\t').collect();
+            assert!(!uids.contains("0"), "{status}");
+            assert!(
+                gap("own_user", "uid") || !uids.contains(daemon.as_str()),
+                "{status}"
+            );
+            assert_eq!(fields["CapPrm"], "0000000000000000");
+        }
+        // Any user of the host can read command lines.
+        for entry in fs::read_dir("/proc").unwrap() {
+            let path = entry.unwrap().path().join("cmdline");
+            let line = fs::read(path).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            assert!(!line.contains(&secret) && !line.contains(&marker), "{line}");
+        }
+    });
+    assert_eq!(outcome.ending, Ending::Cancelled);
+}

@@ -1,0 +1,152 @@
+//! After the worst that guests can do, the daemon's host is as it was: no process, cgroup, descriptor, mount or file more.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use executor_domain::Language;
+use serde_json::json;
+
+use crate::{
+    alone,
+    gaps::gap,
+    support::{self, Workspace, eventually},
+    world::{assert_works, guest, marked, run, run_while, with_event, with_limits},
+};
+
+/// What this process holds of its host.
+#[derive(Debug, PartialEq, Eq)]
+struct Holdings {
+    descriptors: Vec<String>,
+    children: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
+    mounts: usize,
+    temporary: BTreeSet<PathBuf>,
+}
+
+impl Holdings {
+    fn now() -> Self {
+        // The kind of each, not its number: a socket is as good as another.
+        let mut descriptors: Vec<_> = fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+            .map(|target| target.display().to_string())
+            .map(|target| target.split(":[").next().unwrap_or_default().to_owned())
+            .filter(|target| !target.starts_with("/proc/"))
+            .collect();
+        descriptors.sort();
+        let mut cgroups = BTreeSet::new();
+        find_cgroups(Path::new("/sys/fs/cgroup"), &mut cgroups);
+        Self {
+            descriptors,
+            children: children(),
+            cgroups,
+            mounts: fs::read_to_string("/proc/self/mounts")
+                .unwrap()
+                .lines()
+                .count(),
+            temporary: fs::read_dir(env::temp_dir())
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect(),
+        }
+    }
+}
+
+/// Children of every thread of this process.
+fn children() -> BTreeSet<String> {
+    fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .flat_map(|list| {
+            list.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// Cgroups of runs of this process, which carry its number in their names.
+fn find_cgroups(directory: &Path, found: &mut BTreeSet<PathBuf>) {
+    let of_ours = format!("-{}-run-", std::process::id());
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_directory {
+            continue;
+        }
+        if entry.file_name().to_string_lossy().contains(&of_ours) {
+            found.insert(entry.path());
+        }
+        find_cgroups(&entry.path(), found);
+    }
+}
+
+#[test]
+fn nothing_is_left_of_hostile_runs() {
+    if !alone::is_alone() {
+        let temporary = Workspace::new();
+        let own = format!("export TMPDIR='{}'", temporary.path().display());
+        alone::rerun("leftovers::nothing_is_left_of_hostile_runs", &own);
+        return;
+    }
+    assert_works();
+    let before = Holdings::now();
+    assert_eq!(before.temporary, BTreeSet::new());
+    assert_eq!(before.children, BTreeSet::new());
+
+    // Control: while a guest runs, there is something to be seen of each kind.
+    {
+        let workspace = Workspace::new();
+        let job = support::script(Language::Shell, "sleep 1000", &workspace);
+        let (marker, job) = marked(job);
+        run_while(job, async || {
+            eventually("the guest runs", || !support::alive(&marker).is_empty()).await;
+            let during = Holdings::now();
+            assert!(during.descriptors.len() > before.descriptors.len());
+            assert!(!during.children.is_empty() && !during.temporary.is_empty());
+            assert!(!during.cgroups.is_empty() || gap("cgroup_processes", "leftovers"));
+        });
+    }
+
+    for (guest, event) in [
+        (guest!(python "stay"), json!({"then": "sleep"})),
+        (guest!(node "stay"), json!({"then": "return"})),
+        (guest!(shell "fork_bomb"), json!({})),
+        (guest!(python "many"), json!({"what": "processes"})),
+        (guest!(python "many"), json!({"what": "threads"})),
+        (guest!(python "memory"), json!({"what": "children"})),
+        (guest!(python "memory"), json!({"what": "alone"})),
+        (guest!(python "fill"), json!({"directory": "/tmp"})),
+        (guest!(python "spin"), json!({"children": 4})),
+        (guest!(python "harm_the_init"), json!({})),
+        (guest!(python "kernel"), json!({})),
+        (
+            guest!(python "hand_over"),
+            json!({"bytes": b"x", "times": 100}),
+        ),
+        (
+            guest!(python "protocol"),
+            json!({"bytes": b"garbage", "then": "crash"}),
+        ),
+        (guest!(python "close_everything"), json!({"then": "sleep"})),
+        (guest!(python "leave_a_child"), json!({})),
+        (guest!(python "flood"), json!({})),
+    ] {
+        let workspace = Workspace::new();
+        let job = with_limits(
+            |wish| {
+                wish.max_wall_time_ms = Some(700);
+                wish.max_memory_mb = Some(64);
+                wish.max_processes = Some(30);
+            },
+            with_event(&event, guest.handler(&workspace)),
+        );
+        run(job);
+        // Not even for a moment: whoever has the answer may count.
+        assert_eq!(children(), BTreeSet::new(), "{event}");
+    }
+    assert_works();
+    assert_eq!(Holdings::now(), before);
+}

@@ -1,0 +1,94 @@
+//! What one run leaves in its workspace, and what it then does to the next one: nothing before the caller's own code.
+
+use std::fs;
+
+use executor_domain::Language;
+use serde_json::json;
+
+use crate::{
+    support::{self, Workspace, stdout},
+    world::{assert_completed, assert_returned, expect, findings, guest, run, with_event},
+};
+
+#[test]
+fn nothing_planted_runs_before_the_callers_code() {
+    for guest in [
+        guest!(python "harvest"),
+        guest!(node "harvest"),
+        guest!(shell "harvest"),
+    ] {
+        let workspace = Workspace::new();
+        assert_eq!(
+            findings(&run(guest!(python "plant").script(&workspace))).len(),
+            0
+        );
+        expect(&run(guest.script(&workspace)), &[("", &["ran before"])]);
+
+        // Whoever asks for it gets it (the control above), and nothing else ran.
+        let mut ran: Vec<_> = fs::read_dir(workspace.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("ran-"))
+            .collect();
+        ran.sort();
+        assert_eq!(ran.len(), 1, "{}: {ran:?}", guest.language);
+    }
+}
+
+#[test]
+fn the_handler_of_the_next_run_is_the_callers() {
+    for (language, code) in [
+        (
+            Language::Python,
+            "import json\ndef handler(event): return json.loads('1')",
+        ),
+        (
+            Language::JavaScript,
+            "const fs = require('fs'); exports.handler = () => typeof fs.readFileSync === 'function' ? 1 : 2",
+        ),
+    ] {
+        let workspace = Workspace::new();
+        findings(&run(guest!(python "plant").script(&workspace)));
+        let outcome = run(support::job(language, code, &workspace));
+        assert_returned(&outcome, "1");
+    }
+}
+
+/// Links that point where a sandbox, built without care, would write for its next guest (CVE-2026-87766).
+#[test]
+fn no_planted_link_is_followed_by_the_next_sandbox() {
+    let canary = Workspace::new();
+    fs::write(canary.path().join("untouched"), "x").unwrap();
+    let workspace = Workspace::new();
+    let names = "tmp dev proc etc usr run sys workspace main.py main.js main.mjs main.sh main result result.json \
+                 output event event.json stdin stdout stderr .cache .config node_modules __pycache__";
+    let names: Vec<_> = names.split(' ').collect();
+    let plant = with_event(
+        &json!({"target": canary.path(), "names": names}),
+        guest!(python "plant_links").script(&workspace),
+    );
+    assert_eq!(findings(&run(plant)).len(), 0);
+
+    for (language, code) in [
+        (Language::Python, "print('ran')"),
+        (Language::JavaScript, "console.log('ran')"),
+        (Language::Shell, "echo ran"),
+    ] {
+        let outcome = run(support::script(language, code, &workspace));
+        assert_completed(&outcome);
+        assert_eq!(stdout(&outcome), "ran\n", "{language}");
+    }
+    let left: Vec<_> = fs::read_dir(canary.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["untouched"]);
+    assert_eq!(
+        fs::read_to_string(canary.path().join("untouched")).unwrap(),
+        "x"
+    );
+    // Every link is still one: nothing was put in its place.
+    for name in names {
+        assert!(workspace.path().join(name).is_symlink(), "{name}");
+    }
+}

@@ -1,6 +1,8 @@
 //! The commands that start real guests, and those that say what would count. What needs no sandbox at all is tested with
 //! the crate `sandbox-executor`.
 
+#![allow(clippy::unwrap_used, reason = "this is how a test fails")]
+
 mod support;
 
 use std::{

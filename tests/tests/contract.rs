@@ -1,6 +1,8 @@
 //! What the isolation port promises, stated once, for whoever implements it. A fake that breaks the contract lies to every
 //! test that uses it.
 
+#![allow(clippy::unwrap_used, reason = "this is how a test fails")]
+
 mod support;
 
 use std::time::Duration;

@@ -2,6 +2,8 @@
 //!
 //! `SOAK_RUNS` says how many; by default as many as continuous integration has patience for.
 
+#![allow(clippy::unwrap_used, reason = "this is how a test fails")]
+
 mod support;
 
 use std::{
@@ -290,7 +292,7 @@ async fn soak(target: &Target, runs: usize) {
         under_way.spawn(async move {
             KINDS[number % KINDS.len()]
                 .send(&target, number % (KINDS.len() * SESSIONS))
-                .await
+                .await;
         });
     }
     while let Some(ended) = under_way.join_next().await {

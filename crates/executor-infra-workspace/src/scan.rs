@@ -103,19 +103,7 @@ pub(crate) fn changes(
         // The guest shut its own workspace, and we are the same user. Where this fails, so does the walk, and says why.
         let _ = fchmod(workspace, Mode::RWXU);
     }
-    let mut scan = Scan {
-        workspace,
-        since,
-        limits,
-        started: Instant::now(),
-        pending: vec![String::new()],
-        pending_bytes: 0,
-        entries: 0,
-        changed: BTreeMap::new(),
-        too_many: 0,
-        hard_links: HashMap::new(),
-        skipped: Skipped::default(),
-    };
+    let mut scan = Scan::new(workspace, since, limits);
     if let Err(why) = scan.walk() {
         scan.skipped
             .note(format!("the rest of the workspace: {why}"));
@@ -154,7 +142,23 @@ struct Scan<'a> {
     skipped: Skipped,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    fn new(workspace: BorrowedFd<'a>, since: FileTime, limits: &'a ScanLimits) -> Self {
+        Self {
+            workspace,
+            since,
+            limits,
+            started: Instant::now(),
+            pending: vec![String::new()],
+            pending_bytes: 0,
+            entries: 0,
+            changed: BTreeMap::new(),
+            too_many: 0,
+            hard_links: HashMap::new(),
+            skipped: Skipped::default(),
+        }
+    }
+
     /// Looks at every entry. `Err`: a bound was reached, and this one.
     fn walk(&mut self) -> Result<(), Reason> {
         while let Some(directory) = self.pending.pop() {
@@ -430,5 +434,92 @@ fn kind_in_words(kind: FileType) -> &'static str {
         FileType::Socket => "a socket, not read",
         FileType::BlockDevice | FileType::CharacterDevice => "a device, not read",
         _ => "no regular file, not read",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, process::Command, sync::mpsc};
+
+    use super::*;
+
+    /// Reads `name` after a walk has found a regular file of that name and `swap` has replaced it.
+    fn read_after(swap: impl FnOnce(&Path)) -> Result<Artifact, Reason> {
+        let place = tempfile::tempdir().unwrap();
+        let name = place.path().join("name");
+        fs::write(&name, "inside").unwrap();
+        fs::write(place.path().join("other"), "secret").unwrap();
+        let found = Metadata::from(rustix::fs::stat(&name).unwrap());
+        swap(&name);
+
+        let workspace = File::open(place.path()).unwrap();
+        let (answer, answered) = mpsc::channel();
+        std::thread::spawn(move || {
+            let limits = ScanLimits::default();
+            let scan = Scan::new(workspace.as_fd(), found.changed, &limits);
+            let read = scan.read_file("name", &found, u64::MAX, &mut [0; 16]);
+            answer.send(read).unwrap();
+        });
+        answered
+            .recv_timeout(Duration::from_secs(30))
+            .expect("nothing blocks")
+    }
+
+    #[test]
+    fn what_was_found_is_what_is_read() {
+        type Swap = fn(&Path);
+
+        assert_eq!(read_after(|_| {}).unwrap().size, 6);
+        let swaps: [(&str, Swap); 5] = [
+            ("a link", |name| {
+                fs::remove_file(name).unwrap();
+                symlink("other", name).unwrap();
+            }),
+            ("a FIFO", |name| {
+                fs::remove_file(name).unwrap();
+                let made = Command::new("mkfifo").arg(name).status();
+                assert!(made.unwrap().success());
+            }),
+            ("another file", |name| {
+                fs::rename(name.with_file_name("other"), name).unwrap();
+            }),
+            ("a directory", |name| {
+                fs::remove_file(name).unwrap();
+                fs::create_dir(name).unwrap();
+            }),
+            ("nothing", |name| fs::remove_file(name).unwrap()),
+        ];
+        for (what, swap) in swaps {
+            let read = read_after(swap);
+            assert_eq!(read, Err(CHANGED_MEANWHILE.to_owned()), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_file_whose_size_changes_has_no_checksum() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("file"), "12345").unwrap();
+        let workspace = File::open(place.path()).unwrap();
+        let limits = ScanLimits::default();
+        let scan = Scan::new(workspace.as_fd(), FileTime::new(0, 0), &limits);
+        let digest = |size| {
+            let file = File::open(place.path().join("file")).unwrap();
+            scan.digest(&file, size, &mut [0; 2])
+        };
+        assert_eq!(digest(5).unwrap().1, b"12345");
+        assert_eq!(digest(6), Err(CHANGED_MEANWHILE.to_owned()));
+    }
+
+    #[test]
+    fn paths_yet_to_be_walked_take_little_memory() {
+        let place = tempfile::tempdir().unwrap();
+        let workspace = File::open(place.path()).unwrap();
+        let limits = ScanLimits::default();
+        let mut scan = Scan::new(workspace.as_fd(), FileTime::new(0, 0), &limits);
+        for number in 0..MAX_PENDING_BYTES / 1_000 + 2 {
+            scan.plan_to_walk(format!("{number:01000}"));
+        }
+        assert!(scan.pending.iter().map(String::len).sum::<usize>() <= MAX_PENDING_BYTES);
+        assert!(scan.skipped.lines[0].ends_with("too many directories"));
     }
 }

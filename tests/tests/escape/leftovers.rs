@@ -124,7 +124,7 @@ fn nothing_is_left_of_hostile_runs() {
         (guest!(python "kernel"), json!({})),
         (
             guest!(python "hand_over"),
-            json!({"bytes": b"x", "times": 100}),
+            json!({"bytes": b"x", "descriptors": [1, 2, 3], "times": 100}),
         ),
         (
             guest!(python "protocol"),

@@ -1,6 +1,12 @@
 //! What the suites share.
 
 #![allow(dead_code, reason = "each suite uses a part of this")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is how a test fails"
+)]
 
 pub(crate) mod daemon;
 

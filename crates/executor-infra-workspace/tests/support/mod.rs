@@ -9,34 +9,34 @@ use executor_infra_workspace::{Owner, ScanLimits, SessionWorkspaces, WorkspaceOp
 use tempfile::TempDir;
 
 /// Whether the suite runs as root. Both ways are tested: what root can do and nobody else is asserted either way.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// The guests' user, where the suite may give files away.
-pub fn owner() -> Option<Owner> {
+pub(crate) fn owner() -> Option<Owner> {
     is_root().then_some(Owner {
         uid: 64_064,
         gid: 64_065,
     })
 }
 
-pub fn session(id: &str) -> SessionId {
+pub(crate) fn session(id: &str) -> SessionId {
     SessionId::parse(id).unwrap()
 }
 
 /// A root of its own and the session `s`, scanned within `scan`.
-pub struct Place {
-    pub root: TempDir,
-    pub workspaces: SessionWorkspaces,
+pub(crate) struct Place {
+    root: TempDir,
+    pub(crate) workspaces: SessionWorkspaces,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::within(ScanLimits::default())
     }
 
-    pub fn within(scan: ScanLimits) -> Self {
+    pub(crate) fn within(scan: ScanLimits) -> Self {
         let root = tempfile::tempdir().unwrap();
         let options = WorkspaceOptions {
             owner: owner(),
@@ -48,18 +48,18 @@ impl Place {
     }
 
     /// Begins a run of the session `s`.
-    pub async fn run(&self) -> Box<dyn Workspace> {
+    pub(crate) async fn run(&self) -> Box<dyn Workspace> {
         self.workspaces.open(&session("s")).await.unwrap()
     }
 
     /// A directory beside the root, where no guest has any business.
-    pub fn outside(&self) -> &Path {
+    pub(crate) fn outside(&self) -> &Path {
         self.root.path()
     }
 
     /// Waits until the file system's clock has moved on. Kernels before 6.13 do not tell apart what happens in one tick
     /// of theirs, and then the scanner rather reports too much.
-    pub fn next_tick(&self) {
+    pub(crate) fn next_tick(&self) {
         let probe = self.root.path().join("tick");
         let touched = || {
             fs::write(&probe, "x").unwrap();

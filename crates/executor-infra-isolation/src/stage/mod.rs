@@ -4,8 +4,8 @@
 //! daemon ──spawn──▶ launcher ──exec──▶ bubblewrap ──clone──▶ init (pid 1 of the sandbox) ──spawn──▶ guest
 //! ```
 //!
-//! - The [`launcher`] runs outside. It enters the run's cgroups, gives up every privilege and becomes bubblewrap.
-//! - The [`init`] runs inside, as the first process of the new namespaces. It finishes the walls that bubblewrap cannot
+//! - The *launcher* runs outside. It enters the run's cgroups, gives up every privilege and becomes bubblewrap.
+//! - The *init* runs inside, as the first process of the new namespaces. It finishes the walls that bubblewrap cannot
 //!   build, starts the guest, and tells the daemon how it ended.
 //!
 //! Both are single-threaded and hold three descriptors: the control socket as standard input, what bubblewrap says of

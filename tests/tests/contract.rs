@@ -55,8 +55,10 @@ impl Subject for Fake {
     }
 }
 
+#[cfg(target_os = "linux")]
 struct Real<S>(S);
 
+#[cfg(target_os = "linux")]
 impl<S: Sandbox> Subject for Real<S> {
     fn sandbox(&self) -> &dyn Sandbox {
         &self.0
@@ -238,6 +240,7 @@ async fn the_fake_keeps_the_contract() {
     states(&Fake(FakeSandbox::default())).await;
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn bubblewrap_keeps_the_contract() {
     states(&Real(support::bwrap().await)).await;

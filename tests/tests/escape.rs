@@ -5,6 +5,7 @@
 //! cannot keep is asserted as the gap that it is, and listed in `tests/fixtures/known-gaps.txt`.
 //! `docs/walls-taken-away.md` says which of these tests fail when a wall is missing.
 
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -12,7 +12,6 @@ use std::{
     fs::{self, File, FileTimes, Permissions},
     io::Write,
     os::unix::{
-        ffi::OsStrExt,
         fs::{PermissionsExt, symlink},
         net::UnixListener,
     },
@@ -135,6 +134,29 @@ async fn one_changed_file_is_found_among_ten_thousand() {
     let found = scan(&*run).await;
     assert_eq!(paths(&found), ["d57/f42"]);
     assert_eq!(found.files[0].checksum, HELLO);
+}
+
+#[tokio::test]
+async fn no_change_is_overlooked_at_a_glance() {
+    let place = Place::new();
+    let run = place.run().await;
+    fs::create_dir(run.path().join("directory")).unwrap();
+    let mut names: Vec<String> = (10..30).map(|number| format!("f{number}")).collect();
+    names.insert(0, "directory/inside".to_owned());
+    // From one entry, a directory, to more than are looked at without a walk.
+    for (count, name) in names.iter().enumerate() {
+        fs::write(run.path().join(name), "12345").unwrap();
+        place.next_tick();
+        let run = place.run().await;
+        assert_eq!(scan(&*run).await, Artifacts::default());
+        for changed in [0, count / 2, count] {
+            place.next_tick();
+            let run = place.run().await;
+            fs::write(run.path().join(&names[changed]), "hello").unwrap();
+            let found = scan(&*run).await;
+            assert_eq!(paths(&found), [&names[changed]], "{found:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -292,7 +314,7 @@ async fn names_are_passed_on_exactly_or_refused() {
 async fn a_name_that_is_not_text_is_refused() {
     let place = Place::new();
     let run = place.run().await;
-    let name = std::ffi::OsStr::from_bytes(b"a\xff\xfeb");
+    let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"a\xff\xfeb");
     fs::write(run.path().join(name), "hello").unwrap();
     let found = scan(&*run).await;
     assert_eq!(paths(&found), [""; 0]);

@@ -10,20 +10,25 @@ pub(crate) fn is_alone() -> bool {
     env::var_os(SECRET_VARIABLE).is_some()
 }
 
-/// Runs one test of this executable in a process of its own, which a shell starts after these commands.
-#[track_caller]
-pub(crate) fn rerun(test: &str, commands: &str) {
+/// One test of this executable in a process of its own, which a shell becomes after these commands.
+pub(crate) fn command(test: &str, commands: &str) -> Command {
     // Cgroups that this process has set up are there for the other one, which could not claim them beside it.
     crate::world::sandbox();
-    let output = Command::new("sh")
+    let mut command = Command::new("sh");
+    command
         .arg("-c")
         .arg(format!("{commands}\nexec \"$@\""))
         .arg("sh")
         .arg(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
-        .env(SECRET_VARIABLE, "a secret of the daemon")
-        .output()
-        .unwrap();
+        .env(SECRET_VARIABLE, "a secret of the daemon");
+    command
+}
+
+/// Runs one test in a process of its own.
+#[track_caller]
+pub(crate) fn rerun(test: &str, commands: &str) {
+    let output = command(test, commands).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && said.contains("1 passed"),

@@ -1,14 +1,17 @@
 //! Every way out of a run: when the answer is there, nobody of the guest is.
 
+use std::{fs, process::Stdio};
+
 use executor_application::{CancellationToken, Job, Sandbox};
 use executor_domain::{Clock, Ending, LimitHit};
 use serde_json::json;
 
 use crate::{
+    alone,
     support::{Workspace, alive, eventually},
     world::{
         Guest, PROMPT, assert_completed, assert_dead, assert_returned, assert_works, block_on,
-        guest, hit, marked, run, run_while, sandbox, with_event, with_limits,
+        guest, hit, marked, marker, run, run_while, sandbox, with_event, with_limits,
     },
 };
 
@@ -53,6 +56,7 @@ fn nobody_outlives_a_timeout() {
             "{outcome:?}"
         );
         assert!(hit(&outcome, LimitHit::WallTime));
+        assert!(outcome.usage.wall_time < PROMPT);
     }
 }
 
@@ -87,6 +91,33 @@ fn nobody_outlives_a_caller_who_has_gone() {
         });
     }
     assert_works();
+}
+
+/// Not even time to say goodbye.
+#[test]
+fn nobody_outlives_a_killed_daemon() {
+    if alone::is_alone() {
+        let workspace = Workspace::new();
+        let (_, job) = stayer(guest!(python "stay"), "sleep", &workspace);
+        run(job);
+        return;
+    }
+    let temporary = Workspace::new();
+    let mut daemon = alone::command("ends::nobody_outlives_a_killed_daemon", "")
+        .env("TMPDIR", temporary.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Where it keeps its only workspace, after which its guest is called.
+    let workspace = || {
+        let mut entries = fs::read_dir(temporary.path()).unwrap();
+        entries.next().map(|entry| entry.unwrap().path())
+    };
+    let everybody = || workspace().map_or(vec![], |path| alive(&marker(&path)));
+    block_on(eventually("they are up", || everybody().len() >= 2));
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    block_on(eventually("they are dead", || everybody().is_empty()));
 }
 
 #[test]

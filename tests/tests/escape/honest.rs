@@ -3,7 +3,7 @@
 use crate::{
     gaps::gap,
     support::{Workspace, stderr},
-    world::{expect, findings, guest, run},
+    world::{INOTIFY, expect, findings, guest, run},
 };
 
 #[test]
@@ -20,6 +20,7 @@ fn honest_python_works() {
 
 #[test]
 fn honest_node_works() {
+    let _watching = INOTIFY.lock();
     let workspace = Workspace::new();
     let outcome = run(guest!(node "honest").script(&workspace));
     assert_eq!(findings(&outcome).len(), 0);

@@ -7,7 +7,10 @@ use serde_json::json;
 
 use crate::{
     support::{self, Workspace, stdout},
-    world::{assert_completed, assert_returned, expect, findings, guest, run, with_event},
+    world::{
+        assert_completed, assert_returned, block_on, expect, findings, guest, run, sandbox,
+        with_event,
+    },
 };
 
 #[test]
@@ -51,6 +54,31 @@ fn the_handler_of_the_next_run_is_the_callers() {
         findings(&run(guest!(python "plant").script(&workspace)));
         let outcome = run(support::job(language, code, &workspace));
         assert_returned(&outcome, "1");
+    }
+}
+
+/// Nothing of one run lies where another run of the session, at the same time, would take it for its own.
+#[test]
+fn runs_that_share_a_workspace_run_their_own_code() {
+    let workspace = Workspace::new();
+    for (language, print) in [
+        (Language::Python, "print"),
+        (Language::JavaScript, "console.log"),
+        (Language::Shell, "echo "),
+    ] {
+        let one = |number: u32| {
+            let code = match language {
+                Language::Shell => format!("{print}{number}"),
+                _ => format!("{print}({number})"),
+            };
+            support::run(sandbox(), support::script(language, &code, &workspace))
+        };
+        let (first, second, third) = block_on(async { tokio::join!(one(1), one(2), one(3)) });
+        assert_eq!(
+            [&first, &second, &third].map(stdout),
+            ["1\n", "2\n", "3\n"],
+            "{language}"
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     gaps::gap,
     support::{self, Workspace, event, stdout},
     world::{
-        assert_completed, assert_returned, assert_works, guest, reason, run, with_event,
+        PROMPT, assert_completed, assert_returned, assert_works, guest, reason, run, with_event,
         with_limits,
     },
 };
@@ -161,6 +161,7 @@ fn descriptors_sent_through_the_channel_hold_no_answer() {
     let outcome = send(frame(b'R', b"1"), &[1, 2, 3], 3);
     assert_returned(&outcome, "1");
     assert_eq!(stdout(&outcome), "printed after that\n");
+    assert!(outcome.usage.wall_time < PROMPT);
 
     // More messages than the channel holds unread, and less descriptors than one user may have under way.
     let outcome = send(b"x".into(), &[1], 600);

@@ -7,8 +7,8 @@ use crate::{
     gaps::gap,
     support::{self, Workspace},
     world::{
-        Guest, assert_completed, assert_dead, assert_works, compare, expect, guest, hit, marked,
-        reason, run, with_event, with_limits,
+        Guest, INOTIFY, assert_completed, assert_dead, assert_works, compare, expect, guest, hit,
+        marked, reason, run, run_while, sandbox, with_event, with_limits,
     },
 };
 
@@ -54,7 +54,7 @@ fn one_process_has_limits() {
                 ],
             ),
             ("1048576", &["bytes in it"]),
-            ("EMFILE", &["too many open files"]),
+            ("EMFILE", &["too many open files", "a message queue"]),
             ("False", &["core dumped"]),
             ("", &["files beside ours"]),
             (
@@ -207,6 +207,29 @@ fn time_on_processors_is_bounded_for_the_whole_tree() {
             "{outcome:?}"
         );
     }
+}
+
+/// Some limits of the kernel are the user's, and all runs are one user to it.
+#[test]
+fn what_one_run_takes_another_does_not_miss() {
+    let _watching = INOTIFY.lock();
+    let (greedy, modest) = (Workspace::new(), Workspace::new());
+    let job = |keep: bool, workspace: &Workspace| {
+        let event = json!({"keep": keep});
+        with_event(&event, guest!(python "take_all").script(workspace))
+    };
+    let outcome = run_while(job(true, &greedy), async || {
+        let taken = greedy.path().join("taken");
+        support::eventually("it has taken all", || taken.exists()).await;
+        let outcome = support::run(sandbox(), job(false, &modest)).await;
+        let first = if gap("nowhere", "neighbours") {
+            "nothing left"
+        } else {
+            "ok"
+        };
+        expect(&outcome, &[(first, &["first"])]);
+    });
+    assert_eq!(outcome.ending, Ending::Cancelled);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::LazyLock,
+    path::Path,
+    sync::{LazyLock, Mutex},
     time::Duration,
 };
 
@@ -33,6 +34,9 @@ static SANDBOX: LazyLock<BwrapSandbox> = LazyLock::new(|| RUNTIME.block_on(suppo
 pub(crate) fn sandbox() -> &'static BwrapSandbox {
     &SANDBOX
 }
+
+/// Held by tests whose guests count on watching files, or leave nothing to watch with.
+pub(crate) static INOTIFY: Mutex<()> = Mutex::new(());
 
 /// Drives a future where the sandbox lives.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -121,10 +125,14 @@ pub(crate) fn with_limits(wish: impl FnOnce(&mut RequestedLimits), job: Job) -> 
     Job { limits, ..job }
 }
 
-/// The job with a variable by which all its processes can be found from outside.
+/// The variable by which all processes of a run can be found from outside. No two workspaces have the same name.
+pub(crate) fn marker(workspace: &Path) -> String {
+    format!("MARKER={}", workspace.display())
+}
+
+/// The job with its marker.
 pub(crate) fn marked(job: Job) -> (String, Job) {
-    // No two workspaces have the same name.
-    let marker = format!("MARKER={}", job.workspace.display());
+    let marker = marker(&job.workspace);
     let (name, value) = marker.split_once('=').unwrap();
     let variables = BTreeMap::from([(name.to_owned(), value.to_owned())]);
     let environment = GuestEnvironment::parse(variables).unwrap();

@@ -192,10 +192,8 @@ async fn sigint_ends_it_with_0() {
 async fn told_twice_it_ends_at_once_and_its_guests_with_it() {
     let mut daemon = Daemon::with(&[("SHUTDOWN_GRACE", "1h")]);
     let marker = marker();
-    let run = daemon.spawn(&request(
-        "shell",
-        &format!("trap '' TERM INT HUP; sleep {marker}"),
-    ));
+    let stubborn = request("shell", &format!("trap '' TERM INT HUP; sleep {marker}"));
+    let run = tokio::spawn(daemon.post(&stubborn).send());
     alive_becomes(&marker, 1).await;
     daemon.signal(Signal::SIGTERM);
     // Draining: the first one has arrived, and two do not become one.
@@ -203,7 +201,8 @@ async fn told_twice_it_ends_at_once_and_its_guests_with_it() {
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.exit().await.code(), Some(143));
     eventually("the guest dies", || alive(&marker).is_empty()).await;
-    run.abort();
+    // Nobody is there to answer.
+    assert!(run.await.unwrap().is_err());
 }
 
 #[tokio::test]
@@ -212,12 +211,13 @@ async fn kill_9_leaves_no_guest_alive() {
     let marker = marker();
     let code =
         format!("(setsid bash -c 'sleep {marker} & exit' &)\ntrap '' HUP TERM\nsleep {marker}");
-    let run = daemon.spawn(&request("shell", &code));
+    let run = tokio::spawn(daemon.post(&request("shell", &code)).send());
     alive_becomes(&marker, 2).await;
     daemon.signal(Signal::SIGKILL);
     assert_eq!(daemon.exit().await.code(), None);
     eventually("the guests die", || alive(&marker).is_empty()).await;
-    run.abort();
+    // Nobody is there to answer.
+    assert!(run.await.unwrap().is_err());
 }
 
 /// How a daemon ends that must not start: exit code and what it says.

@@ -17,6 +17,7 @@ use executor_domain::{
     Event, ExecutionId, GuestEnvironment, JsonText, Language, LimitPolicy, Mode, Outcome,
     RequestedLimits, ResourceLimit, SessionId, Source,
 };
+#[cfg(target_os = "linux")]
 use executor_infra_isolation::{BwrapConfig, BwrapSandbox};
 
 /// The daemon's executable. CI runs the suites away from the checkout and says where it has put it.
@@ -36,6 +37,7 @@ pub(crate) fn limits(wish: impl FnOnce(&mut RequestedLimits)) -> ResourceLimit {
 }
 
 /// The real sandbox, as this user and this host can have it.
+#[cfg(target_os = "linux")]
 pub(crate) async fn bwrap() -> BwrapSandbox {
     let config = BwrapConfig {
         stages: executable(),

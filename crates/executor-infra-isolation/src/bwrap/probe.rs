@@ -213,6 +213,10 @@ fn visible(path: &Path) -> Option<PathBuf> {
     Some(target)
 }
 
+/// An option of Node that saves a sixth of its start: V8 then keeps the hash seed of its snapshot. A caller's data could
+/// be made to collide in a guest's tables, at the cost of that guest's own CPU time, which is limited.
+const FASTER_NODE: &str = "--no-rehash-snapshot";
+
 /// Makes an interpreter ready, and looks at the walls from inside with it.
 async fn ready(
     engine: &Engine,
@@ -220,6 +224,16 @@ async fn ready(
     limits: &ResourceLimit,
 ) -> Result<Runtime, StartError> {
     let version = version(engine, &interpreter, limits).await?;
+    let mut options = Vec::new();
+    if interpreter.language() == Language::JavaScript {
+        let mut argv = words(interpreter.version_command());
+        argv.insert(1, FASTER_NODE.into());
+        let tried = ours(engine, argv, String::new(), limits).await?;
+        // V8's options come and go with its versions, and Node refuses to start with one that it does not know.
+        if succeeded(&interpreter, tried).is_ok() {
+            options.push(FASTER_NODE.into());
+        }
+    }
     let bootstrap = match interpreter.language() {
         Language::Python => Some(compiled(engine, &interpreter, limits).await?),
         language => Bootstrap::from_source(language),
@@ -227,6 +241,7 @@ async fn ready(
     Ok(Runtime {
         interpreter,
         version,
+        options,
         bootstrap: bootstrap.map(Arc::new),
     })
 }

@@ -26,6 +26,8 @@ pub(crate) struct Runtime {
     pub interpreter: Interpreter,
     /// What the interpreter says of its version.
     pub version: String,
+    /// Options that make it start faster, as far as it knows them.
+    pub options: Vec<String>,
     /// The program that it is to load; shells have none.
     pub bootstrap: Option<Arc<Bootstrap>>,
 }
@@ -82,6 +84,7 @@ impl Runtime {
 
     fn argv(&self, memory_limit_mb: u64) -> Vec<String> {
         let mut argv = words(self.interpreter.command());
+        argv.splice(1..1, self.options.iter().cloned());
         if self.language() == Language::JavaScript {
             // V8 sizes its heap by the machine's memory and would meet the cgroup's limit before it collects garbage.
             // The rest is for buffers, code and stacks, which live outside of that heap.

@@ -21,9 +21,12 @@ pub use execute::{ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure
 pub use health::{CheckHealth, Health, Unhealthy};
 pub use ledger::Retention;
 pub use ports::{
-    Clock, Job, PortError, Sandbox, SandboxError, Workspace, WorkspaceError, Workspaces,
+    Clock, ControlPlane, Delivery, ExitReason, Job, Outbox, PortError, Report, Sandbox,
+    SandboxError, StoreError, Workspace, WorkspaceError, Workspaces,
 };
 #[cfg(any(test, feature = "mocks"))]
-pub use ports::{MockClock, MockSandbox, MockWorkspace, MockWorkspaces};
+pub use ports::{
+    MockClock, MockControlPlane, MockOutbox, MockSandbox, MockWorkspace, MockWorkspaces,
+};
 /// Cancels a run: see [`Sandbox::run`].
 pub use tokio_util::sync::CancellationToken;

@@ -1,5 +1,7 @@
 //! What the use cases need of the world, as traits. Each doc comment binds whoever implements the trait.
 
+mod reports;
+
 use std::{error::Error, path::Path, path::PathBuf};
 
 use async_trait::async_trait;
@@ -11,6 +13,10 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::description::SandboxDescription;
+
+pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
+#[cfg(any(test, feature = "mocks"))]
+pub use reports::{MockControlPlane, MockOutbox};
 
 /// Whatever an adapter failed with.
 pub type PortError = Box<dyn Error + Send + Sync>;

@@ -12,7 +12,7 @@ use std::{
 use executor_domain::{
     Artifacts, CapturedOutput, Ending, Event, Execution, ExecutionId, GuestEnvironment, Language,
     LimitError, LimitPolicy, Outcome, RequestedLimits, ResourceLimit, SessionId, Source, Start,
-    Usage,
+    State, Usage,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -440,9 +440,24 @@ fn never_ran() -> Outcome {
 /// Roughly how many bytes a result takes in memory: what a guest can make large, and a flat sum for the rest.
 fn size_of(execution: &Execution) -> usize {
     const FLAT: usize = 1024;
-    let Some(outcome) = execution.outcome() else {
+    let State::Finished {
+        outcome, artifacts, ..
+    } = execution.state()
+    else {
         return FLAT;
     };
+    let files: usize = artifacts
+        .files
+        .iter()
+        .map(|file| {
+            size_of_val(file) + file.path.len() + file.mime_type.len() + file.checksum.len()
+        })
+        .sum();
+    let skipped: usize = artifacts
+        .skipped
+        .iter()
+        .map(|line| size_of_val(line) + line.len())
+        .sum();
     let ending = match &outcome.ending {
         Ending::Completed { return_value } => return_value.as_str().len(),
         Ending::Failed { error, .. } => {
@@ -450,7 +465,9 @@ fn size_of(execution: &Execution) -> usize {
         }
         _ => 0,
     };
-    FLAT + ending + outcome.stdout.bytes.len() + outcome.stderr.bytes.len()
+    // Capacity: what is reserved is taken as well.
+    let output = outcome.stdout.bytes.capacity() + outcome.stderr.bytes.capacity();
+    FLAT + ending + output + files + skipped
 }
 
 /// A command that was accepted. Dropping it means not to wait any more.

@@ -26,6 +26,8 @@ pub(crate) enum ApiError {
     InvalidFields(Problems),
     /// The token is missing or wrong.
     Unauthorized,
+    /// The request names another host than this one.
+    ForeignHost,
     /// There is no such route.
     NoSuchRoute,
     /// The route has no such method.
@@ -111,6 +113,12 @@ impl ApiError {
                 "The request is not authorized",
                 "Send the daemon's token as `Authorization: Bearer …`",
             ),
+            Self::ForeignHost => Row::new(
+                StatusCode::FORBIDDEN,
+                "Executor.Forbidden",
+                "The request is not meant for this host",
+                "Call the daemon by its address or as localhost, or set INTERNAL_API_TOKEN",
+            ),
             Self::NoSuchRoute => Row::new(
                 StatusCode::NOT_FOUND,
                 "Executor.NotFound",
@@ -174,6 +182,11 @@ impl ApiError {
             Self::Malformed(detail) => detail.clone(),
             Self::InvalidFields(problems) => problems.to_string().into(),
             Self::Unauthorized => "the token is missing or wrong".into(),
+            Self::ForeignHost => {
+                "without a token, this daemon serves this host alone, and the Host header \
+                                  names another one"
+                    .into()
+            }
             Self::NoSuchRoute => "no route matches the path".into(),
             Self::MethodNotAllowed => "the path exists, but not with this method".into(),
             Self::BodyTimeout { allowed } => format!(

@@ -8,6 +8,7 @@
 //! - what every request passes through (id, span, log line, last-resort error handling) is in `middleware`,
 //! - what a slow, greedy or vanished peer can cost is bounded in `server` and `stream`.
 
+mod answer;
 mod auth;
 mod body;
 mod error;

@@ -51,7 +51,7 @@ pub(crate) async fn serve(config: &Config) -> Exit {
             return Exit::Usage;
         }
     };
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let executor = adapters.execute_code(config);
     let api = adapters.api(config, executor.clone());
     announce(address, executor.sandbox());
@@ -59,7 +59,7 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         listener,
         executor,
         api,
-        options: server_options(config),
+        options: server_options(config, descriptors),
         grace: config.shutdown_grace,
     };
     daemon.run(stops).await
@@ -67,7 +67,9 @@ pub(crate) async fn serve(config: &Config) -> Exit {
 
 /// Raises the limit of open descriptors as far as we may: every connection takes one, every run ten. Guests get a limit
 /// of their own.
-fn raise_descriptor_limit() {
+///
+/// Returns how many there may be.
+fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let maximum = getrlimit(Resource::Nofile).maximum;
@@ -81,11 +83,17 @@ fn raise_descriptor_limit() {
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open descriptors stays as it is");
     }
+    let current = getrlimit(Resource::Nofile).current;
+    current.map_or(usize::MAX, |current| {
+        usize::try_from(current).unwrap_or(usize::MAX)
+    })
 }
 
-/// As many connections as executions can be waited for, and some for health checks and those about to be told 429.
-fn server_options(config: &Config) -> ServerOptions {
+/// As many connections as executions can be waited for, and some for health checks and those about to be told 429; but
+/// connections never take more than half of all descriptors, so that idle ones cannot starve the runs.
+fn server_options(config: &Config, descriptors: usize) -> ServerOptions {
     const SPARE: usize = 256;
+    let most = descriptors / 2;
     let defaults = ServerOptions::default();
     let executions = config
         .capacity
@@ -94,7 +102,8 @@ fn server_options(config: &Config) -> ServerOptions {
     ServerOptions {
         max_connections: defaults
             .max_connections
-            .max(executions.saturating_add(SPARE)),
+            .max(executions.saturating_add(SPARE))
+            .min(most),
         ..defaults
     }
 }

@@ -2,14 +2,7 @@
 
 use axum::{extract::State, http::StatusCode, response::Response};
 
-use crate::{
-    ApiState,
-    auth::Authorized,
-    body::JsonBody,
-    error::ApiError,
-    request,
-    response::{ExecutionDto, json},
-};
+use crate::{ApiState, answer, auth::Authorized, body::JsonBody, error::ApiError, request};
 
 /// Runs code and answers when the run has ended. Whatever the guest did wrong is an answer of 200.
 pub(super) async fn execute(
@@ -21,5 +14,5 @@ pub(super) async fn execute(
     // A run can take an hour, and the command has what it needs.
     drop(body);
     let execution = api.executor().execute(command).await?;
-    json(StatusCode::OK, &ExecutionDto::from(&execution)).map_err(ApiError::internal)
+    answer::execution(&api, StatusCode::OK, execution).await
 }

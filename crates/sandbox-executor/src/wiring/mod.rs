@@ -120,6 +120,7 @@ impl Adapters {
         let options = ApiOptions {
             access: match config.inbound_token() {
                 Some(token) => Access::Bearer(BearerToken::new(token.expose())),
+                None if config.listen.ip().is_loopback() => Access::ThisHost,
                 None => Access::Anyone,
             },
             max_body_bytes: config.max_body_bytes,

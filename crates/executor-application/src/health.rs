@@ -28,6 +28,8 @@ pub enum Unhealthy {
     Sandbox(String),
     /// The workspace cannot be written to.
     Workspace(String),
+    /// Results cannot be kept.
+    Store(String),
 }
 
 impl Unhealthy {
@@ -37,6 +39,7 @@ impl Unhealthy {
             Self::Draining => "draining",
             Self::Sandbox(_) => "a sandbox cannot be started",
             Self::Workspace(_) => "the workspace cannot be written to",
+            Self::Store(_) => "results cannot be kept",
         }
     }
 }
@@ -64,7 +67,7 @@ impl CheckHealth {
         }
     }
 
-    /// Tries to start a sandbox and to write to the workspace, unless somebody did within the last second. Those who
+    /// Tries to start a sandbox and to write to workspace and store, unless somebody did within the last second. Those who
     /// ask at the same time share one look. Cancel safe.
     pub async fn check(&self) -> Health {
         if self.executor.is_draining() {
@@ -77,7 +80,10 @@ impl CheckHealth {
             return health.clone();
         }
         let health = self.look().await;
-        if let Health::Unhealthy(Unhealthy::Sandbox(why) | Unhealthy::Workspace(why)) = &health {
+        if let Health::Unhealthy(
+            Unhealthy::Sandbox(why) | Unhealthy::Workspace(why) | Unhealthy::Store(why),
+        ) = &health
+        {
             tracing::error!(%why, "unhealthy");
         }
         *last = Some((Instant::now(), health.clone()));
@@ -87,6 +93,9 @@ impl CheckHealth {
     async fn look(&self) -> Health {
         if let Err(error) = self.workspaces.check().await {
             return Health::Unhealthy(Unhealthy::Workspace(chain(&error)));
+        }
+        if let Err(error) = self.executor.check_store().await {
+            return Health::Unhealthy(Unhealthy::Store(chain(&error)));
         }
         if let Err(error) = self.sandbox.check().await {
             return Health::Unhealthy(Unhealthy::Sandbox(chain(&error)));

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_the_grace_period_runs_are_cancelled() {
+    async fn after_the_grace_period_runs_are_killed_and_say_so() {
         let daemon = start(Duration::from_millis(1)).await;
         let answer = execute(daemon.address, "sleep 3600000");
         let sandbox = Arc::clone(&daemon.sandbox);
@@ -294,7 +294,8 @@ mod tests {
         daemon.told.send(Stop::Terminate).await.unwrap();
         assert_eq!(daemon.exit.await.unwrap(), Exit::Terminated);
         assert_eq!(sandbox.running(), 0);
-        assert!(answer.await.unwrap().contains("\"cancelled\""));
+        let answer = answer.await.unwrap();
+        assert!(answer.contains("\"executor_lost\""), "{answer}");
     }
 
     #[tokio::test]

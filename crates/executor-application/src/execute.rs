@@ -376,6 +376,11 @@ impl ExecuteCode {
         }
     }
 
+    /// Closes the store, once the executor has [drained](Self::drain) and nobody asks any more.
+    pub async fn close(&self) {
+        self.shared.store.close().await;
+    }
+
     /// Where an execution is to be found.
     async fn locate(&self, id: &ExecutionId) -> Result<Option<Located>, ExecuteError> {
         let shared = &self.shared;

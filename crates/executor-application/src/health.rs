@@ -28,6 +28,8 @@ pub enum Unhealthy {
     Sandbox(String),
     /// The workspace cannot be written to.
     Workspace(String),
+    /// Results cannot be kept.
+    Store(String),
 }
 
 impl Unhealthy {
@@ -37,6 +39,7 @@ impl Unhealthy {
             Self::Draining => "draining",
             Self::Sandbox(_) => "a sandbox cannot be started",
             Self::Workspace(_) => "the workspace cannot be written to",
+            Self::Store(_) => "results cannot be kept",
         }
     }
 }
@@ -49,6 +52,7 @@ pub struct CheckHealth {
 
 /// Looks, and remembers what it saw.
 struct Looker {
+    executor: ExecuteCode,
     sandbox: Arc<dyn Sandbox>,
     workspaces: Arc<dyn Workspaces>,
     last: Mutex<Option<(Instant, Health)>>,
@@ -62,16 +66,17 @@ impl CheckHealth {
         workspaces: Arc<dyn Workspaces>,
     ) -> Self {
         Self {
-            executor,
             looker: Arc::new(Looker {
+                executor: executor.clone(),
                 sandbox,
                 workspaces,
                 last: Mutex::new(None),
             }),
+            executor,
         }
     }
 
-    /// Tries to start a sandbox and to write to the workspace, unless somebody did within the last second. Those who
+    /// Tries to start a sandbox and to write to workspace and store, unless somebody did within the last second. Those who
     /// ask at the same time share one look. Cancel safe: a look that was begun goes on to its end and counts, so that
     /// asking and hanging up costs no more than asking.
     pub async fn check(&self) -> Health {
@@ -94,7 +99,10 @@ impl Looker {
             return health.clone();
         }
         let health = self.look().await;
-        if let Health::Unhealthy(Unhealthy::Sandbox(why) | Unhealthy::Workspace(why)) = &health {
+        if let Health::Unhealthy(
+            Unhealthy::Sandbox(why) | Unhealthy::Workspace(why) | Unhealthy::Store(why),
+        ) = &health
+        {
             tracing::error!(%why, "unhealthy");
         }
         *last = Some((Instant::now(), health.clone()));
@@ -104,6 +112,9 @@ impl Looker {
     async fn look(&self) -> Health {
         if let Err(error) = self.workspaces.check().await {
             return Health::Unhealthy(Unhealthy::Workspace(chain(&error)));
+        }
+        if let Err(error) = self.executor.check_store().await {
+            return Health::Unhealthy(Unhealthy::Store(chain(&error)));
         }
         if let Err(error) = self.sandbox.check().await {
             return Health::Unhealthy(Unhealthy::Sandbox(chain(&error)));

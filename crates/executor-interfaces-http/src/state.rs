@@ -24,13 +24,15 @@ pub struct ApiOptions {
     pub max_answers_bytes: usize,
     /// How long a client may take to send a body, from its first byte to its last.
     pub body_timeout: Duration,
+    /// Whether `POST /execute` is answered at once, and not with the result, where its caller prefers nothing.
+    pub answer_later: bool,
     /// The daemon's version, for people.
     pub version: &'static str,
 }
 
 impl Default for ApiOptions {
     /// Anyone may call; bodies of at most 16 MiB, sent within a minute, and of 256 MiB at the same time; answers of 256 MiB
-    /// at the same time.
+    /// at the same time; whoever runs code waits for the result.
     ///
     /// 16 MiB hold an event of 8 MiB and a program of 1 MiB even if JSON spells each byte of the program with six.
     fn default() -> Self {
@@ -40,6 +42,7 @@ impl Default for ApiOptions {
             max_bodies_bytes: 256 << 20,
             max_answers_bytes: 256 << 20,
             body_timeout: Duration::from_secs(60),
+            answer_later: false,
             version: env!("CARGO_PKG_VERSION"),
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     exit::Exit,
     signals::{self, Stop},
     terminal,
-    wiring::{Adapters, WorkspacePlace},
+    wiring::{Adapters, Lasting, WorkspacePlace},
 };
 
 /// Serves until it is told to stop. Nothing listens before a sandbox was really started.
@@ -37,6 +37,13 @@ pub(crate) async fn serve(config: &Config) -> Exit {
             return error.exit();
         }
     };
+    let executor = match adapters.lasting_execute_code(config).await {
+        Ok(Lasting { executor, .. }) => executor,
+        Err(error) => {
+            terminal::failure(&error);
+            return error.exit();
+        }
+    };
     let bound = match TcpListener::bind(config.listen).await {
         Ok(listener) => listener.local_addr().map(|address| (listener, address)),
         Err(error) => Err(error),
@@ -52,7 +59,6 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         }
     };
     let descriptors = raise_descriptor_limit();
-    let executor = adapters.execute_code(config);
     let api = adapters.api(config, executor.clone());
     announce(address, executor.sandbox());
     let daemon = Daemon {
@@ -131,7 +137,7 @@ struct Daemon {
 
 impl Daemon {
     /// Serves until it is told to stop; then accepts no more executions, answers health checks with 503, gives runs the
-    /// grace period, cancels the rest, and stops listening once every guest is dead. Told twice, it ends at once: guests
+    /// grace period, kills the rest, stops listening once every guest is dead, and closes the store. Told twice, it ends at once: guests
     /// die with the process.
     async fn run(self, mut stops: mpsc::Receiver<Stop>) -> Exit {
         let (close, closed) = oneshot::channel::<()>();
@@ -159,6 +165,7 @@ impl Daemon {
             if let Err(error) = server.await {
                 tracing::error!(%error, "the server failed");
             }
+            self.executor.close().await;
         };
         tokio::select! {
             () = drained => tracing::info!("stopped"),
@@ -295,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_the_grace_period_runs_are_cancelled() {
+    async fn after_the_grace_period_runs_are_killed_and_say_so() {
         let daemon = start(Duration::from_millis(1)).await;
         let answer = execute(daemon.address, "sleep 3600000");
         let sandbox = Arc::clone(&daemon.sandbox);
@@ -303,7 +310,8 @@ mod tests {
         daemon.told.send(Stop::Terminate).await.unwrap();
         assert_eq!(daemon.exit.await.unwrap(), Exit::Terminated);
         assert_eq!(sandbox.running(), 0);
-        assert!(answer.await.unwrap().contains("\"cancelled\""));
+        let answer = answer.await.unwrap();
+        assert!(answer.contains("\"executor_lost\""), "{answer}");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use executor_application::Listener;
 use executor_domain::ResourceLimit;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use tokio_util::sync::CancellationToken;
@@ -56,6 +57,8 @@ pub(crate) struct Program {
     pub job: Option<Job>,
     /// Whether the init is to look at the walls first.
     pub inspect: bool,
+    /// Who hears what it writes.
+    pub listener: Listener,
 }
 
 /// What a run came to, in raw facts.
@@ -113,6 +116,7 @@ impl Engine {
             wall_time: limits.wall_time(),
             cpu_time: limits.cpu_time(),
             max_output: usize::try_from(limits.max_output_bytes()).unwrap_or(usize::MAX),
+            listener: program.listener,
             max_result: MAX_RESULT_BYTES,
             init: InitSpec {
                 files: identity_files().into_iter().chain(program.files).collect(),

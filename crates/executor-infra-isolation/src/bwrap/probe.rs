@@ -10,7 +10,7 @@ use std::{
 };
 
 use executor_application::{
-    CancellationToken, LanguageSupport, SandboxDescription, Wall, WallState,
+    CancellationToken, LanguageSupport, Listener, SandboxDescription, Wall, WallState,
 };
 use executor_domain::{Language, ResourceLimit};
 use rustix::fs::Access;
@@ -333,6 +333,7 @@ async fn ours(
         stdin,
         job: None,
         inspect: true,
+        listener: Listener::none(),
     };
     Ok(engine
         .run(program, limits, None, &CancellationToken::new())

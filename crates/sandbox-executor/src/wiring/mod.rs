@@ -4,11 +4,13 @@ mod clock;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "elsewhere.rs")]
 mod platform;
+mod store;
 
 use std::{path::PathBuf, sync::Arc};
 
 use executor_application::{
-    CheckHealth, Clock, ExecuteCode, Options, Retention, Sandbox, WorkspaceError, Workspaces,
+    CheckHealth, Clock, ExecuteCode, ExecutionStore, Options, Outbox, Retention, Sandbox,
+    WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
@@ -16,6 +18,7 @@ use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
 
 pub use clock::SystemClock;
 pub use platform::{IsolationError, examine};
+pub use store::StoreFailure;
 
 use crate::{config::Config, exit::Exit};
 
@@ -50,15 +53,26 @@ pub enum StartError {
     /// The workspaces cannot be used.
     #[error("the workspaces cannot be used; see WORKSPACE_PATH")]
     Workspaces(#[source] WorkspaceError),
+    /// Executions and results cannot be kept.
+    #[error("executions and results cannot be kept; see STATE_PATH")]
+    Store(#[source] StoreFailure),
 }
 
 impl StartError {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Isolation(_) => Exit::Unavailable,
-            Self::Workspaces(_) => Exit::Usage,
+            Self::Workspaces(_) | Self::Store(_) => Exit::Usage,
         }
     }
+}
+
+/// A use case whose results outlive the process, as far as the configuration says so.
+pub struct Lasting {
+    /// The use case.
+    pub executor: ExecuteCode,
+    /// Reports that are not delivered yet. Empty where nothing is reported.
+    pub outbox: Arc<dyn Outbox>,
 }
 
 /// Every adapter that the use cases need.
@@ -90,9 +104,46 @@ impl Adapters {
         })
     }
 
-    /// The use case on top of these adapters.
+    /// The use case on top of these adapters, which forgets everything with the process.
     pub fn execute_code(&self, config: &Config) -> ExecuteCode {
-        let options = Options {
+        ExecuteCode::new(
+            Arc::clone(&self.sandbox),
+            Arc::clone(&self.workspaces),
+            Arc::clone(&self.clock),
+            self.options(config),
+        )
+    }
+
+    /// The use case on top of these adapters and the configured store, with what an earlier process left unfinished
+    /// brought to an end. Blocks while the store is opened: for a second or so where it is large.
+    pub async fn lasting_execute_code(&self, config: &Config) -> Result<Lasting, StartError> {
+        let store =
+            store::open(config, self.workspaces.root(), self.single).map_err(StartError::Store)?;
+        let executor = ExecuteCode::with_store(
+            Arc::clone(&self.sandbox),
+            Arc::clone(&self.workspaces),
+            Arc::clone(&self.clock),
+            Arc::clone(&store) as Arc<dyn ExecutionStore>,
+            self.options(config),
+        );
+        let lost = executor
+            .recover()
+            .await
+            .map_err(|error| StartError::Store(StoreFailure::Recover(error)))?;
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "executions of an earlier process have crashed with it"
+            );
+        }
+        Ok(Lasting {
+            executor,
+            outbox: store,
+        })
+    }
+
+    fn options(&self, config: &Config) -> Options {
+        Options {
             capacity: config.capacity,
             policy: config.limits,
             retention: Retention {
@@ -101,13 +152,7 @@ impl Adapters {
             },
             only_session: self.single.then(|| config.session.clone()).flatten(),
             cancel_abandoned: config.cancel_on_disconnect,
-        };
-        ExecuteCode::new(
-            Arc::clone(&self.sandbox),
-            Arc::clone(&self.workspaces),
-            Arc::clone(&self.clock),
-            options,
-        )
+        }
     }
 
     /// The REST interface of the use case.
@@ -124,6 +169,7 @@ impl Adapters {
                 None => Access::Anyone,
             },
             max_body_bytes: config.max_body_bytes,
+            answer_later: config.async_by_default,
             version: env!("CARGO_PKG_VERSION"),
             ..ApiOptions::default()
         };

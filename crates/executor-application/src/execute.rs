@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,7 +21,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
-    Clock, Job, Sandbox, SandboxDescription, SandboxError, WorkspaceError, Workspaces,
+    Clock, Job, MemoryOutbox, Running, Sandbox, SandboxDescription, SandboxError, WorkspaceError,
+    Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
     ledger::{Fingerprint, Ledger, Lookup, Progress, Registration, Retention},
 };
@@ -162,6 +163,10 @@ struct Shared {
     runs: TaskTracker,
     /// Cancels every run.
     cancel_all: CancellationToken,
+    /// Those whose guests run now, for heartbeats.
+    running: Running,
+    /// Takes in the results that the control plane is to get.
+    outbox: OnceLock<Arc<MemoryOutbox>>,
 }
 
 impl ExecuteCode {
@@ -185,6 +190,8 @@ impl ExecuteCode {
                 typical_micros: AtomicU64::new(0),
                 runs: TaskTracker::new(),
                 cancel_all: CancellationToken::new(),
+                running: Running::default(),
+                outbox: OnceLock::new(),
             }),
         }
     }
@@ -272,6 +279,17 @@ impl ExecuteCode {
     /// Guests that run now.
     pub fn active(&self) -> usize {
         self.shared.admission.running()
+    }
+
+    /// Those whose guests run now.
+    pub fn running(&self) -> Running {
+        self.shared.running.clone()
+    }
+
+    /// Puts every result from now on into this outbox as well, before its callers get it. Only the first outbox counts.
+    pub fn keep_reports_in(&self, outbox: Arc<MemoryOutbox>) {
+        // The first one stays: who waits for its reports would wait in vain otherwise.
+        let _ = self.shared.outbox.set(outbox);
     }
 
     /// Whether no more commands are accepted.
@@ -362,6 +380,9 @@ impl Run {
                     .ledger
                     .ended(&id, self.registration, size_of(&self.execution));
                 tracing::info!(status = self.execution.status().as_str(), "execution ended");
+                if let Some(outbox) = self.shared.outbox.get() {
+                    outbox.put(self.execution.clone());
+                }
                 self.progress.send_replace(Progress::Live(self.execution));
             }
             Err(failure) => {
@@ -399,6 +420,7 @@ impl Run {
         }
         self.progress
             .send_replace(Progress::Live(self.execution.clone()));
+        let _running = self.shared.running.enter(command.execution_id.clone());
         let job = Job {
             execution_id: command.execution_id,
             session_id: command.session_id,

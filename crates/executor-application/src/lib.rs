@@ -14,6 +14,8 @@ pub mod fake;
 mod health;
 mod ledger;
 mod ports;
+mod reports;
+mod running;
 
 pub use admission::Capacity;
 pub use description::{LanguageSupport, SandboxDescription, Wall, WallState};
@@ -28,5 +30,7 @@ pub use ports::{
 pub use ports::{
     MockClock, MockControlPlane, MockOutbox, MockSandbox, MockWorkspace, MockWorkspaces,
 };
+pub use reports::{DeliveryBounds, MemoryOutbox, ReportOptions, ReportPorts, Reports};
+pub use running::Running;
 /// Cancels a run: see [`Sandbox::run`].
 pub use tokio_util::sync::CancellationToken;

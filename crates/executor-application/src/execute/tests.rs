@@ -357,3 +357,22 @@ async fn the_workspace_is_opened_before_the_run_and_scanned_after_it() {
         matches!(execution.state(), State::Finished { artifacts, .. } if **artifacts == expected)
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_reports_sees_what_runs_and_gets_every_result_before_its_caller() {
+    let (executor, sandbox) = executor(capacity(1, 1));
+    let outbox = Arc::new(MemoryOutbox::default());
+    executor.keep_reports_in(Arc::clone(&outbox));
+    let running = executor.running();
+    let first = executor.submit(command("a", "sleep 1000")).unwrap();
+    let second = executor.submit(command("b", "exit 3")).unwrap();
+    until(|| sandbox.running() == 1).await;
+    // What waits for a slot does not run.
+    assert_eq!(running.count(), 1);
+    first.finished().await.unwrap();
+    let second = second.finished().await.unwrap();
+    assert_eq!(running.count(), 0);
+    let kept = crate::Outbox::undelivered(&*outbox, None, 9).await.unwrap();
+    assert_eq!(kept.len(), 2);
+    assert_eq!(kept[1], second);
+}

@@ -140,7 +140,7 @@ impl HttpControlPlane {
     pub fn new(options: HttpControlPlaneOptions) -> Result<Self, OptionsError> {
         let base = base(&options.url, &options.prefix)?;
         if base.scheme() == "https" {
-            tls::prepare()?;
+            prepare_tls()?;
         }
         let client = Client::builder()
             // What is sent carries the token and what guests printed: it goes where it was addressed to, or nowhere.
@@ -260,6 +260,16 @@ async fn read_away(mut response: Response) {
     }
 }
 
+#[cfg(feature = "tls")]
+fn prepare_tls() -> Result<(), OptionsError> {
+    crate::tls::prepare()
+}
+
+#[cfg(not(feature = "tls"))]
+const fn prepare_tls() -> Result<(), OptionsError> {
+    Err(OptionsError::NoTls)
+}
+
 /// An error and all its sources in one line.
 fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
@@ -269,15 +279,6 @@ fn chain(error: &dyn Error) -> String {
         source = cause.source();
     }
     line
-}
-
-#[cfg(not(feature = "tls"))]
-mod tls {
-    use super::OptionsError;
-
-    pub(super) fn prepare() -> Result<(), OptionsError> {
-        Err(OptionsError::NoTls)
-    }
 }
 
 #[cfg(test)]

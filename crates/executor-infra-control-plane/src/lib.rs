@@ -7,5 +7,7 @@
 mod answer;
 mod body;
 mod client;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use client::{BearerToken, HttpControlPlane, HttpControlPlaneOptions, Identity, OptionsError};

@@ -3,9 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use executor_application::Delivery;
-use reqwest::{
-    StatusCode,
-    header::{HeaderMap, RETRY_AFTER},
+use hyper::{
+    HeaderMap, StatusCode,
+    header::RETRY_AFTER,
 };
 
 /// What became of a report that was answered like this.
@@ -95,7 +95,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(
             RETRY_AFTER,
-            reqwest::header::HeaderValue::from_bytes(b"\xff").unwrap(),
+            hyper::header::HeaderValue::from_bytes(b"\xff").unwrap(),
         );
         assert_eq!(retry_after(&headers, before_the_example()), None);
     }

@@ -3,19 +3,23 @@
 use std::{
     error::Error,
     fmt::{self, Write as _},
+    io,
     time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use executor_application::{ControlPlane, Delivery, Report};
-use reqwest::{
-    Client, Response, Url,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue},
-    redirect,
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Request, Uri,
+    body::{Body, Bytes, Incoming},
+    header::{
+        AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT,
+    },
 };
 use tokio::time::timeout;
 
-use crate::{answer::verdict, body::Message};
+use crate::{answer::verdict, body::Message, transport::Transport};
 
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -26,9 +30,9 @@ const MAX_ANSWER_BYTES: usize = 16 << 10;
 /// How long an answer's body is waited for, after its head has said everything.
 const ANSWER_BODY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long an idle connection is kept. Uvicorn, which the control planes that exist run on, closes its side after five
-/// seconds, and a request that meets that moment fails.
-const IDLE: Duration = Duration::from_secs(3);
+/// Who sends.
+const OWN_NAME: HeaderValue =
+    HeaderValue::from_static(concat!("sandbox-executor/", env!("CARGO_PKG_VERSION")));
 
 /// The bearer token, as a header. Neither its `Debug` nor that of a request shows it.
 #[derive(Clone)]
@@ -116,45 +120,45 @@ pub enum OptionsError {
         /// What is missing.
         what: &'static str,
     },
-    /// The client could not be made.
-    #[error("failed to make an HTTP client")]
-    Client(#[source] reqwest::Error),
+    /// The host's certificates cannot be used.
+    #[error("failed to read the certificates that this host trusts")]
+    Certificates(#[source] io::Error),
 }
 
 /// A control plane that is told over HTTP/1.1.
+///
+/// What is sent carries the token and what guests printed: it goes where it is addressed to, or nowhere. So redirects are not
+/// followed and no proxy of the environment is asked.
 pub struct HttpControlPlane {
-    client: Client,
-    base: Url,
+    transport: Transport,
+    base: String,
     token: Option<BearerToken>,
     identity: Identity,
     timeout: Duration,
     result_timeout: Duration,
 }
 
+/// Why an attempt came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error("failed to make a request")]
+    Request(#[from] hyper::http::Error),
+    #[error("failed to get an answer")]
+    Exchange(#[from] hyper_util::client::legacy::Error),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+}
+
 impl HttpControlPlane {
-    /// Makes a client. Connects to nobody yet.
+    /// Makes a client. Connects to nobody yet; for `https`, reads the certificates that the host trusts.
     ///
     /// # Errors
     ///
     /// Where the address is none, or its scheme is not supported here.
     pub fn new(options: HttpControlPlaneOptions) -> Result<Self, OptionsError> {
-        let base = base(&options.url, &options.prefix)?;
-        if base.scheme() == "https" {
-            prepare_tls()?;
-        }
-        let client = Client::builder()
-            // What is sent carries the token and what guests printed: it goes where it was addressed to, or nowhere.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .http1_only()
-            .connect_timeout(options.connect_timeout)
-            .pool_idle_timeout(IDLE)
-            .user_agent(concat!("sandbox-executor/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(OptionsError::Client)?;
+        let (uri, base) = base(&options.url, &options.prefix)?;
         Ok(Self {
-            client,
+            transport: Transport::to(&uri, options.connect_timeout)?,
             base,
             token: options.token,
             identity: options.identity,
@@ -163,34 +167,21 @@ impl HttpControlPlane {
         })
     }
 
-    async fn attempt(
-        &self,
-        message: Message,
-        allowed: Duration,
-    ) -> Result<Delivery, reqwest::Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    async fn attempt(&self, message: Message) -> Result<Delivery, AttemptError> {
+        let mut request = Request::post(format!("{}/{}", self.base, message.path))
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header(USER_AGENT, OWN_NAME);
         if let Some(token) = &self.token {
-            headers.insert(AUTHORIZATION, token.0.clone());
+            request = request.header(AUTHORIZATION, token.0.clone());
         }
-        // An id is safe in a header, so there is always a value.
-        if let Some(key) = message.key.and_then(|key| HeaderValue::from_str(&key).ok()) {
-            headers.insert(IDEMPOTENCY_KEY, key);
+        if let Some(key) = message.key {
+            request = request.header(IDEMPOTENCY_KEY, key);
         }
-        let mut url = self.base.clone();
-        let base = self.base.path().trim_end_matches('/');
-        url.set_path(&format!("{base}/{}", message.path));
-        let response = self
-            .client
-            .post(url)
-            .headers(headers)
-            .body(message.body)
-            .timeout(allowed)
-            .send()
-            .await?;
-        let verdict = verdict(response.status(), response.headers(), SystemTime::now());
+        let request = request.body(Full::new(Bytes::from(message.body)))?;
+        let answer = self.transport.send(request).await?;
+        let verdict = verdict(answer.status(), answer.headers(), SystemTime::now());
         // Where that takes long or goes wrong, the connection is closed, and nothing is lost.
-        let _ = timeout(ANSWER_BODY_TIMEOUT, read_away(response)).await;
+        let _ = timeout(ANSWER_BODY_TIMEOUT, read_away(answer.into_body())).await;
         Ok(verdict)
     }
 }
@@ -210,11 +201,12 @@ impl ControlPlane for HttpControlPlane {
             Report::Result(_) => self.result_timeout,
             _ => self.timeout,
         };
-        self.attempt(message, allowed)
+        timeout(allowed, self.attempt(message))
             .await
+            .unwrap_or(Err(AttemptError::Timeout(allowed)))
             .unwrap_or_else(|error| Delivery::Retry {
                 after: None,
-                reason: chain(&error.without_url()),
+                reason: chain(&error),
             })
     }
 }
@@ -222,52 +214,46 @@ impl ControlPlane for HttpControlPlane {
 impl fmt::Debug for HttpControlPlane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpControlPlane")
-            .field("base", &self.base.as_str())
+            .field("base", &self.base)
             .field("identity", &self.identity)
             .finish_non_exhaustive()
     }
 }
 
-/// The address that the paths of reports are appended to; without a slash at its end.
-fn base(url: &str, prefix: &str) -> Result<Url, OptionsError> {
+/// The address, and the text that the paths of reports are appended to, without a slash at its end.
+fn base(url: &str, prefix: &str) -> Result<(Uri, String), OptionsError> {
     let wrong = || OptionsError::Url {
         url: url.to_owned(),
     };
-    let mut base = Url::parse(url).map_err(|_| wrong())?;
-    if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
+    let uri: Uri = url.parse().map_err(|_| wrong())?;
+    let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority())
+    else {
         return Err(wrong());
+    };
+    let mut base = format!("{scheme}://{authority}");
+    for part in [uri.path(), prefix] {
+        let part = part.trim_matches('/');
+        if !part.is_empty() {
+            base.push('/');
+            base.push_str(part);
+        }
     }
-    let path = [base.path(), prefix]
-        .iter()
-        .map(|part| part.trim_matches('/'))
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join("/");
-    base.set_path(&format!("/{path}"));
-    base.set_query(None);
-    base.set_fragment(None);
-    Ok(base)
+    // The prefix may hold what no path can.
+    base.parse::<Uri>().map_err(|_| wrong())?;
+    Ok((uri, base))
 }
 
 /// Reads what is left of an answer, up to a bound.
-async fn read_away(mut response: Response) {
+async fn read_away(mut body: Incoming) {
     let mut bytes = 0;
-    while let Ok(Some(chunk)) = response.chunk().await {
-        bytes += chunk.len();
+    while !body.is_end_stream()
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
         if bytes > MAX_ANSWER_BYTES {
             return;
         }
     }
-}
-
-#[cfg(feature = "tls")]
-fn prepare_tls() -> Result<(), OptionsError> {
-    crate::tls::prepare()
-}
-
-#[cfg(not(feature = "tls"))]
-const fn prepare_tls() -> Result<(), OptionsError> {
-    Err(OptionsError::NoTls)
 }
 
 /// An error and all its sources in one line.
@@ -300,9 +286,9 @@ mod tests {
             ),
             ("http://cp/base/", "/x", "http://cp/base/x"),
             ("http://cp/base", "/", "http://cp/base"),
-            ("http://[::1]:1/?a=b#c", "/x", "http://[::1]:1/x"),
+            ("http://[::1]:1/?a=b", "/x", "http://[::1]:1/x"),
         ] {
-            assert_eq!(base(url, prefix).unwrap().as_str(), joined);
+            assert_eq!(base(url, prefix).unwrap().1, joined);
         }
         for bad in ["", "cp:8000", "ftp://cp", "/api", "http://", "unix:/run/cp"] {
             assert!(base(bad, "/x").is_err(), "{bad}");

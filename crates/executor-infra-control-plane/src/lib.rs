@@ -9,5 +9,6 @@ mod body;
 mod client;
 #[cfg(feature = "tls")]
 mod tls;
+mod transport;
 
 pub use client::{BearerToken, HttpControlPlane, HttpControlPlaneOptions, Identity, OptionsError};

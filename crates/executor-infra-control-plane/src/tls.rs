@@ -1,16 +1,25 @@
 //! TLS without C code: rustls on top of Graviola, and the certificates that the host trusts (`docs/adr/0008-tls-without-c.md`).
 
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+
 use crate::OptionsError;
 
-/// Makes TLS available to clients that are made from here on. Where the process has chosen another provider before, that
-/// one stays.
-pub(crate) fn prepare() -> Result<(), OptionsError> {
+/// Makes connections with TLS, and no others.
+pub(crate) type Connector = HttpsConnector<HttpConnector>;
+
+/// TLS on top of what makes connections.
+pub(crate) fn over(mut connector: HttpConnector) -> Result<Connector, OptionsError> {
     // Graviola panics where this is missing.
     if !processor_suffices() {
         return Err(OptionsError::Processor { what: NEEDED });
     }
-    let _ = rustls_graviola::default_provider().install_default();
-    Ok(())
+    // The scheme is checked above it.
+    connector.enforce_http(false);
+    let builder = HttpsConnectorBuilder::new()
+        .with_provider_and_native_roots(rustls_graviola::default_provider())
+        .map_err(OptionsError::Certificates)?;
+    Ok(builder.https_only().enable_http1().wrap_connector(connector))
 }
 
 #[cfg(target_arch = "x86_64")]

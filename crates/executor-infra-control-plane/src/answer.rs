@@ -3,10 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use executor_application::Delivery;
-use hyper::{
-    HeaderMap, StatusCode,
-    header::RETRY_AFTER,
-};
+use hyper::{HeaderMap, StatusCode, header::RETRY_AFTER};
 
 /// What became of a report that was answered like this.
 pub(crate) fn verdict(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Delivery {

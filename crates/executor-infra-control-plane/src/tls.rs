@@ -19,11 +19,15 @@ pub(crate) fn over(mut connector: HttpConnector) -> Result<Connector, OptionsErr
     let builder = HttpsConnectorBuilder::new()
         .with_provider_and_native_roots(rustls_graviola::default_provider())
         .map_err(OptionsError::Certificates)?;
-    Ok(builder.https_only().enable_http1().wrap_connector(connector))
+    Ok(builder
+        .https_only()
+        .enable_http1()
+        .wrap_connector(connector))
 }
 
 #[cfg(target_arch = "x86_64")]
-const NEEDED: &str = "the instructions AES, PCLMULQDQ, BMI1, BMI2, ADX, AVX and AVX2 (any server since 2015)";
+const NEEDED: &str =
+    "the instructions AES, PCLMULQDQ, BMI1, BMI2, ADX, AVX and AVX2 (any server since 2015)";
 
 #[cfg(target_arch = "x86_64")]
 fn processor_suffices() -> bool {

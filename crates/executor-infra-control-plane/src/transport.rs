@@ -61,6 +61,8 @@ impl Transport {
 
 fn builder() -> Builder {
     let mut builder = Client::builder(TokioExecutor::new());
-    builder.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new());
+    builder
+        .pool_idle_timeout(IDLE)
+        .pool_timer(TokioTimer::new());
     builder
 }

@@ -185,8 +185,14 @@ async fn what_goes_out_is_what_the_contract_says() {
     assert_eq!(requests.len(), starts.len());
     for (request, start) in requests.iter().zip(starts) {
         assert!(request.starts_with(start), "{request}");
-        assert!(request.contains(&format!("authorization: Bearer {TOKEN}\r\n")), "{request}");
-        assert!(request.contains("content-type: application/json\r\n"), "{request}");
+        assert!(
+            request.contains(&format!("authorization: Bearer {TOKEN}\r\n")),
+            "{request}"
+        );
+        assert!(
+            request.contains("content-type: application/json\r\n"),
+            "{request}"
+        );
         assert_eq!(
             request.contains("idempotency-key: exec_1\r\n"),
             start.contains("result"),
@@ -209,7 +215,10 @@ async fn without_a_token_none_is_sent() {
     let delivery = plane.unwrap().deliver(&heartbeat()).await;
     assert_eq!(delivery, Delivery::Delivered);
     let request = requests.lock().unwrap().remove(0);
-    assert!(request.starts_with("POST /base/other/executions/e/heartbeat "), "{request}");
+    assert!(
+        request.starts_with("POST /base/other/executions/e/heartbeat "),
+        "{request}"
+    );
     assert!(!request.contains("authorization"), "{request}");
 }
 
@@ -245,7 +254,9 @@ async fn every_status_has_its_word() {
 async fn retry_after_comes_through() {
     let (url, _) = answers("HTTP/1.1 429 X\r\nRetry-After: 17\r\nContent-Length: 0\r\n\r\n").await;
     let delivery = expect(&url, "retry").await;
-    assert!(matches!(delivery, Delivery::Retry { after: Some(after), .. } if after.as_secs() == 17));
+    assert!(
+        matches!(delivery, Delivery::Retry { after: Some(after), .. } if after.as_secs() == 17)
+    );
 }
 
 #[tokio::test]
@@ -291,11 +302,7 @@ async fn never_accepts() {
 
 #[tokio::test]
 async fn hangs_up_at_once_or_in_the_middle() {
-    for said in [
-        "",
-        "HTTP/1.1 2",
-        "HTTP/1.1 200 OK\r\nContent-Le",
-    ] {
+    for said in ["", "HTTP/1.1 2", "HTTP/1.1 200 OK\r\nContent-Le"] {
         let (url, _) = server(move |mut stream: TcpStream, _| async move {
             read_request(&mut stream).await;
             let _ = stream.write_all(said.as_bytes()).await;
@@ -304,7 +311,10 @@ async fn hangs_up_at_once_or_in_the_middle() {
         expect(&url, "retry").await;
     }
     // Its head has said that it has the report; the rest of the answer matters to nobody.
-    for rest in ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\nzz\r\n"] {
+    for rest in [
+        "Content-Length: 100\r\n\r\nhalf",
+        "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ] {
         let (url, _) = server(move |mut stream: TcpStream, _| async move {
             read_request(&mut stream).await;
             let said = format!("HTTP/1.1 200 OK\r\n{rest}");
@@ -345,7 +355,11 @@ async fn a_head_without_end() {
 async fn informational_answers_without_end() {
     let (url, _) = server(async |mut stream: TcpStream, _| {
         read_request(&mut stream).await;
-        while stream.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n").await.is_ok() {
+        while stream
+            .write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            .await
+            .is_ok()
+        {
             sleep(Duration::from_millis(1)).await;
         }
     })
@@ -392,7 +406,11 @@ async fn a_body_that_trickles_is_not_waited_for() {
     .await;
     let begun = Instant::now();
     expect(&url, "delivered").await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test]

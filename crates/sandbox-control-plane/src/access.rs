@@ -86,7 +86,12 @@ mod tests {
     #[test]
     fn only_the_whole_token_opens() {
         let basic = |text: &str| format!("Basic {}", BASE64_STANDARD.encode(text));
-        for good in ["Bearer s3cret", "bearer s3cret", &basic("anybody:s3cret"), &basic(":s3cret")] {
+        for good in [
+            "Bearer s3cret",
+            "bearer s3cret",
+            &basic("anybody:s3cret"),
+            &basic(":s3cret"),
+        ] {
             assert!(allowed(&[good]), "{good}");
         }
         for bad in [

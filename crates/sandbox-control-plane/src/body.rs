@@ -39,7 +39,10 @@ pub(crate) async fn read(
     if announced > max_bytes && body.size_hint().exact().is_some() {
         return Err(ApiError::TooLarge { max_bytes });
     }
-    let units = announced.min(max_bytes).min(options.max_bodies_bytes).div_ceil(ROOM_UNIT);
+    let units = announced
+        .min(max_bytes)
+        .min(options.max_bodies_bytes)
+        .div_ceil(ROOM_UNIT);
     let units = u32::try_from(units).unwrap_or(u32::MAX);
     timeout(options.body_timeout, async {
         // Nobody closes the semaphore.
@@ -66,5 +69,6 @@ async fn whole(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
 
 /// Parses a body.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| ApiError::Invalid(format!("the body is wrong: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| ApiError::Invalid(format!("the body is wrong: {error}")))
 }

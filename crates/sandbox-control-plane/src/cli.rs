@@ -40,7 +40,11 @@ struct Cli {
     #[arg(long, env = "CONTROL_PLANE_PORT", default_value_t = 8000)]
     port: u16,
     /// The SQLite file; made where it is missing. `:memory:` keeps nothing.
-    #[arg(long, env = "CONTROL_PLANE_DATABASE", default_value = "control-plane.sqlite")]
+    #[arg(
+        long,
+        env = "CONTROL_PLANE_DATABASE",
+        default_value = "control-plane.sqlite"
+    )]
     database: PathBuf,
     /// What the paths of reports begin with.
     #[arg(long, env = "CONTROL_PLANE_PREFIX", default_value = "/api/v1/internal")]
@@ -111,7 +115,9 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), StartError> {
     let token = token(
         std::env::var("INTERNAL_API_TOKEN").ok().as_deref(),
-        std::env::var_os("INTERNAL_API_TOKEN_FILE").as_deref().map(Path::new),
+        std::env::var_os("INTERNAL_API_TOKEN_FILE")
+            .as_deref()
+            .map(Path::new),
     )?;
     if token.is_none() && !cli.host.is_loopback() && !cli.allow_anonymous {
         return Err(StartError::Usage(
@@ -196,7 +202,9 @@ fn token(direct: Option<&str>, file: Option<&Path>) -> Result<Option<String>, St
 
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    fs::File::open(path)?.take(MAX_TOKEN).read_to_string(&mut text)?;
+    fs::File::open(path)?
+        .take(MAX_TOKEN)
+        .read_to_string(&mut text)?;
     text.truncate(text.trim_end_matches(['\r', '\n']).len());
     Ok(text)
 }

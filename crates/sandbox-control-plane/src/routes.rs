@@ -82,7 +82,10 @@ struct Shared {
 impl ControlPlane {
     /// A control plane that keeps what it is told in this store.
     pub fn new(store: Store, options: ControlPlaneOptions) -> Self {
-        let units = options.max_bodies_bytes.div_ceil(ROOM_UNIT).min(Semaphore::MAX_PERMITS);
+        let units = options
+            .max_bodies_bytes
+            .div_ceil(ROOM_UNIT)
+            .min(Semaphore::MAX_PERMITS);
         Self {
             shared: Arc::new(Shared {
                 store,
@@ -99,7 +102,10 @@ impl ControlPlane {
         Router::new()
             .route(&format!("{prefix}/containers/ready"), post(ready))
             .route(&format!("{prefix}/containers/exited"), post(exited))
-            .route(&format!("{prefix}/executions/{{id}}/heartbeat"), post(heartbeat))
+            .route(
+                &format!("{prefix}/executions/{{id}}/heartbeat"),
+                post(heartbeat),
+            )
             .route(&format!("{prefix}/executions/{{id}}/result"), post(result))
             .route("/api/v1/executions", get(executions))
             .route("/api/v1/executions/{id}", get(execution))
@@ -264,7 +270,8 @@ async fn result(
         .read(&headers, body, plane.shared.options.max_body_bytes)
         .await?;
     let outcome: Outcome = body::parse(&bytes)?;
-    let text = String::from_utf8(bytes).map_err(|_| ApiError::Invalid("the body is not UTF-8".into()))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| ApiError::Invalid("the body is not UTF-8".into()))?;
     let status = outcome.status.as_str();
     let named = id.clone();
     let news = plane
@@ -276,7 +283,8 @@ async fn result(
 }
 
 fn parse_id(text: &str) -> Result<ExecutionId, ApiError> {
-    ExecutionId::parse(text).map_err(|error| ApiError::Invalid(format!("the execution's id {error}")))
+    ExecutionId::parse(text)
+        .map_err(|error| ApiError::Invalid(format!("the execution's id {error}")))
 }
 
 #[derive(Debug, Deserialize)]
@@ -310,7 +318,9 @@ async fn executions(
     asked: Asked,
 ) -> Result<Response, ApiError> {
     let page = window(asked)?;
-    let rows = plane.with_store(move |store| store.executions(page)).await?;
+    let rows = plane
+        .with_store(move |store| store.executions(page))
+        .await?;
     Ok(Json(ExecutionsView::new(&rows, page.limit)).into_response())
 }
 
@@ -337,7 +347,9 @@ async fn containers(
     asked: Asked,
 ) -> Result<Response, ApiError> {
     let page = window(asked)?;
-    let rows = plane.with_store(move |store| store.containers(page)).await?;
+    let rows = plane
+        .with_store(move |store| store.containers(page))
+        .await?;
     Ok(Json(ContainersView::new(&rows, page.limit)).into_response())
 }
 
@@ -354,7 +366,11 @@ async fn overview(_: Authorized, State(plane): State<ControlPlane>) -> Result<Re
 }
 
 async fn style() -> Response {
-    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/css; charset=utf-8")],
+        page::STYLE,
+    )
+        .into_response()
 }
 
 async fn health(State(plane): State<ControlPlane>) -> Response {

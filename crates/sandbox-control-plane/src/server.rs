@@ -38,11 +38,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown` is ready, then lets answers on their way finish. Dropping the future drops every connection.
-pub async fn serve(
-    listener: TcpListener,
-    plane: ControlPlane,
-    shutdown: impl Future<Output = ()>,
-) {
+pub async fn serve(listener: TcpListener, plane: ControlPlane, shutdown: impl Future<Output = ()>) {
     let router = plane.router();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // Nothing is ever sent: that the sender is gone means to stop.
@@ -118,6 +114,9 @@ async fn converse(
         }
     });
     if let Ok(Err(error)) = ended.await {
-        tracing::debug!(error = &error as &dyn std::error::Error, "connection broke off");
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "connection broke off"
+        );
     }
 }

@@ -130,12 +130,16 @@ impl Store {
     /// Opens the file, and makes it where it does not exist. Executions that were running get `now` as their last heartbeat:
     /// while nobody listened, none could arrive.
     pub fn open(path: &Path, now: Millis) -> Result<Self, StoreError> {
-        Self::prepare(Connection::open(path).map_err(failed("open the database"))?, now)
+        Self::prepare(
+            Connection::open(path).map_err(failed("open the database"))?,
+            now,
+        )
     }
 
     /// A store that is gone with the process.
     pub fn in_memory() -> Result<Self, StoreError> {
-        let connection = Connection::open_in_memory().map_err(failed("open a database in memory"))?;
+        let connection =
+            Connection::open_in_memory().map_err(failed("open a database in memory"))?;
         Self::prepare(connection, 0)
     }
 
@@ -297,7 +301,10 @@ impl Store {
             )
             .map_err(failed("list executions"))?;
         statement
-            .query_map(params![page.before.unwrap_or(i64::MAX), page.limit], execution)
+            .query_map(
+                params![page.before.unwrap_or(i64::MAX), page.limit],
+                execution,
+            )
             .and_then(Iterator::collect)
             .map_err(failed("list executions"))
     }
@@ -376,7 +383,9 @@ fn execution(row: &Row<'_>) -> rusqlite::Result<ExecutionRow> {
 fn forget_old(connection: &Connection, table: &'static str) -> Result<(), StoreError> {
     connection
         .execute(
-            &format!("DELETE FROM {table} WHERE number <= (SELECT max(number) FROM {table}) - {MAX_ROWS}"),
+            &format!(
+                "DELETE FROM {table} WHERE number <= (SELECT max(number) FROM {table}) - {MAX_ROWS}"
+            ),
             [],
         )
         .map(drop)

@@ -101,5 +101,6 @@ fn next(found: usize, limit: u32, last: Option<i64>) -> Option<i64> {
 
 /// RFC 3339 in UTC; `None` for a time that no calendar has.
 pub(crate) fn rfc3339(time: Millis) -> Option<String> {
-    DateTime::from_timestamp_millis(time).map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
+    DateTime::from_timestamp_millis(time)
+        .map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }

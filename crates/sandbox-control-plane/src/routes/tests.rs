@@ -43,7 +43,9 @@ async fn ask(plane: &ControlPlane, request: HttpRequest<Body>) -> (u16, Value) {
 }
 
 async fn send(plane: &ControlPlane, path: &str, body: &str) -> u16 {
-    ask(plane, post(&format!("/api/v1/internal/{path}"), body)).await.0
+    ask(plane, post(&format!("/api/v1/internal/{path}"), body))
+        .await
+        .0
 }
 
 #[tokio::test]
@@ -63,7 +65,10 @@ async fn what_is_reported_is_shown() {
     assert_eq!((status, &shown["status"]), (200, &json!("success")));
     assert_eq!(shown["exit_code"], 0);
     assert_eq!(shown["artifacts"], 1);
-    assert_eq!(shown["result"], serde_json::from_str::<Value>(RESULT).unwrap());
+    assert_eq!(
+        shown["result"],
+        serde_json::from_str::<Value>(RESULT).unwrap()
+    );
 
     let exited = r#"{"event_type":"exited","container_id":"c-1","pod_name":null,"executor_port":8080,
         "exit_code":143,"exit_reason":"sigterm","exited_at":"t2"}"#;
@@ -77,7 +82,12 @@ async fn what_is_reported_is_shown() {
     assert_eq!(ask(&plane, get("/health")).await.0, 200);
     assert_eq!(ask(&plane, get("/api/v1/executions/other")).await.0, 404);
     assert_eq!(ask(&plane, get("/nowhere")).await.0, 404);
-    assert_eq!(ask(&plane, get("/api/v1/internal/containers/ready")).await.0, 405);
+    assert_eq!(
+        ask(&plane, get("/api/v1/internal/containers/ready"))
+            .await
+            .0,
+        405
+    );
 }
 
 #[tokio::test]
@@ -101,14 +111,26 @@ async fn what_is_no_report_is_refused() {
     for (path, body) in [
         ("containers/ready", "{}"),
         ("containers/ready", "not json"),
-        ("containers/ready", r#"{"container_id":"","executor_port":1}"#),
-        ("containers/ready", r#"{"container_id":"c","executor_port":65536}"#),
-        ("containers/exited", r#"{"container_id":"c","executor_port":1,"exit_code":0,"exit_reason":"bored"}"#),
+        (
+            "containers/ready",
+            r#"{"container_id":"","executor_port":1}"#,
+        ),
+        (
+            "containers/ready",
+            r#"{"container_id":"c","executor_port":65536}"#,
+        ),
+        (
+            "containers/exited",
+            r#"{"container_id":"c","executor_port":1,"exit_code":0,"exit_reason":"bored"}"#,
+        ),
         ("executions/e/heartbeat", r#"{"progress":null}"#),
         ("executions/.e/heartbeat", r#"{"timestamp":"t"}"#),
         ("executions/a%2fb/heartbeat", r#"{"timestamp":"t"}"#),
         ("executions/e/result", r#"{"status":"success"}"#),
-        ("executions/e/result", &RESULT.replace("success", "completed")),
+        (
+            "executions/e/result",
+            &RESULT.replace("success", "completed"),
+        ),
     ] {
         assert_eq!(send(&plane, path, body).await, 400, "{path} {body}");
     }
@@ -170,7 +192,11 @@ async fn everything_but_health_and_style_wants_the_token() {
                 request.headers_mut().insert(header::AUTHORIZATION, token);
             }
             let (status, _) = text(&plane, request).await;
-            assert_eq!(status != 401, token == Some("Bearer s3cret"), "{method} {path} {token:?}");
+            assert_eq!(
+                status != 401,
+                token == Some("Bearer s3cret"),
+                "{method} {path} {token:?}"
+            );
         }
     }
     for path in ["/health", "/style.css"] {
@@ -192,8 +218,14 @@ async fn lists_come_in_pages() {
         assert_eq!(status, 200);
         let items = page["items"].as_array().unwrap();
         assert!(items.len() <= 2);
-        seen.extend(items.iter().map(|item| item["execution_id"].as_str().unwrap().to_owned()));
-        let Some(cursor) = page["next_cursor"].as_i64() else { break };
+        seen.extend(
+            items
+                .iter()
+                .map(|item| item["execution_id"].as_str().unwrap().to_owned()),
+        );
+        let Some(cursor) = page["next_cursor"].as_i64() else {
+            break;
+        };
         path = format!("/api/v1/executions?limit=2&cursor={cursor}");
     }
     assert_eq!(seen, ["e4", "e3", "e2", "e1", "e0"]);
@@ -211,30 +243,53 @@ async fn nothing_that_a_guest_or_reporter_wrote_is_markup() {
         .replace("hi\\n", attack)
         .replace(r#""stderr":"""#, &format!(r#""stderr":"{attack}""#));
     assert_eq!(send(&plane, "executions/e/result", &result).await, 200);
-    let ready = json!({"container_id": attack, "pod_name": attack, "executor_port": 1, "ready_at": attack});
-    assert_eq!(send(&plane, "containers/ready", &ready.to_string()).await, 200);
+    let ready =
+        json!({"container_id": attack, "pod_name": attack, "executor_port": 1, "ready_at": attack});
+    assert_eq!(
+        send(&plane, "containers/ready", &ready.to_string()).await,
+        200
+    );
     let exited = json!({"container_id": "c2", "pod_name": null, "executor_port": 1, "exit_code": 0,
         "exit_reason": "normal", "exited_at": attack});
-    assert_eq!(send(&plane, "containers/exited", &exited.to_string()).await, 200);
+    assert_eq!(
+        send(&plane, "containers/exited", &exited.to_string()).await,
+        200
+    );
 
     let response = plane.router().oneshot(get("/")).await.unwrap();
-    let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-    assert!(policy.starts_with("default-src 'none'; style-src 'self'"), "{policy}");
-    assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+    let policy = response.headers()[header::CONTENT_SECURITY_POLICY]
+        .to_str()
+        .unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'; style-src 'self'"),
+        "{policy}"
+    );
+    assert_eq!(
+        response.headers()[header::X_CONTENT_TYPE_OPTIONS],
+        "nosniff"
+    );
     let page = to_bytes(response.into_body(), 1 << 20).await.unwrap();
     let page = String::from_utf8(page.to_vec()).unwrap();
     // Positive control: it is shown, six times.
-    assert_eq!(page.matches("&lt;script&gt;alert(1)&lt;/script&gt;").count(), 6, "{page}");
+    assert_eq!(
+        page.matches("&lt;script&gt;alert(1)&lt;/script&gt;")
+            .count(),
+        6,
+        "{page}"
+    );
     // All tags are those of the page itself, and no attribute of theirs is anybody else's.
     for tag in page.split('<').skip(1) {
         let name = tag.split(['>', ' ']).next().unwrap();
         let ours = [
-            "!doctype", "html", "head", "meta", "title", "/title", "link", "/head", "body", "h1", "/h1", "p", "/p",
-            "code", "/code", "h2", "/h2", "table", "/table", "tr", "/tr", "th", "/th", "td", "/td", "pre", "/pre",
-            "/body", "/html",
+            "!doctype", "html", "head", "meta", "title", "/title", "link", "/head", "body", "h1",
+            "/h1", "p", "/p", "code", "/code", "h2", "/h2", "table", "/table", "tr", "/tr", "th",
+            "/th", "td", "/td", "pre", "/pre", "/body", "/html",
         ];
         assert!(ours.contains(&name), "<{tag}");
         let inside = tag.split('>').next().unwrap();
-        assert!(!inside.contains("onerror") && !inside.contains("onload"), "<{tag}");
+        assert!(
+            !inside.contains("onerror") && !inside.contains("onload"),
+            "<{tag}"
+        );
     }
 }

@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
-    Clock, Events, ExecutionStore, MemoryStore, Page, Position, Query, Retention, Sandbox,
+    Clock, Events, ExecutionStore, MemoryStore, Page, Position, Query, Retention, Running, Sandbox,
     SandboxDescription, SandboxError, StoreError, Summary, WorkspaceError, Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
     ledger::{Ledger, Live, Lookup},
@@ -125,6 +125,8 @@ struct Shared {
     runs: TaskTracker,
     /// Cancels every run.
     cancel_all: CancellationToken,
+    /// Those whose guests run now, for heartbeats.
+    running: Running,
 }
 
 /// Why an id is not registered.
@@ -171,6 +173,7 @@ impl ExecuteCode {
                 typical_micros: AtomicU64::new(0),
                 runs: TaskTracker::new(),
                 cancel_all: CancellationToken::new(),
+                running: Running::default(),
             }),
         }
     }
@@ -334,6 +337,11 @@ impl ExecuteCode {
     /// Guests that run now.
     pub fn active(&self) -> usize {
         self.shared.admission.running()
+    }
+
+    /// Those whose guests run now.
+    pub fn running(&self) -> Running {
+        self.shared.running.clone()
     }
 
     /// Whether no more commands are accepted.

@@ -16,6 +16,8 @@ mod health;
 mod ledger;
 mod memory;
 mod ports;
+mod reports;
+mod running;
 mod transcript;
 
 pub use admission::Capacity;
@@ -34,6 +36,8 @@ pub use ports::{
     MockClock, MockControlPlane, MockExecutionStore, MockOutbox, MockOutputListener, MockSandbox,
     MockWorkspace, MockWorkspaces,
 };
+pub use reports::{DeliveryBounds, MemoryOutbox, ReportOptions, ReportPorts, Reports};
+pub use running::Running;
 /// Cancels a run: see [`Sandbox::run`].
 pub use tokio_util::sync::CancellationToken;
 pub use transcript::Position;

@@ -8,7 +8,7 @@ use axum::{
 };
 use chrono::{DateTime, SecondsFormat};
 use executor_domain::{
-    Artifact, CapturedOutput, Ending, Execution, GuestError, LimitHit, Outcome, State, Timestamp,
+    Artifact, Ending, Execution, GuestError, LimitHit, Outcome, State, Timestamp,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -130,8 +130,8 @@ impl<'a> ExecutionDto<'a> {
         if let Ending::Completed { return_value } = &outcome.ending {
             self.return_value = Some(return_value.as_raw());
         }
-        self.stdout = text(&outcome.stdout);
-        self.stderr = text(&outcome.stderr);
+        self.stdout = outcome.stdout.text();
+        self.stderr = outcome.stderr.text();
         self.stdout_truncated = outcome.stdout.truncated;
         self.stderr_truncated = outcome.stderr.truncated;
         self.exit_code = outcome.ending.exit_code();
@@ -185,29 +185,6 @@ impl<'a> From<&'a Artifact> for ArtifactDto<'a> {
     }
 }
 
-/// Output as text: what is not UTF-8 becomes U+FFFD. Where output was cut in the middle of a character, the rest of that
-/// character is left out, since the guest did write it well.
-fn text(output: &CapturedOutput) -> Cow<'_, str> {
-    let bytes = &output.bytes;
-    let kept = if output.truncated {
-        &bytes[..bytes.len() - unfinished_tail(bytes)]
-    } else {
-        bytes
-    };
-    String::from_utf8_lossy(kept)
-}
-
-/// Length of the character that begins at the end of the text and does not end there: 0 to 3 bytes.
-pub(crate) fn unfinished_tail(bytes: &[u8]) -> usize {
-    (1..=bytes.len().min(3))
-        .find(|length| {
-            let tail = &bytes[bytes.len() - length..];
-            std::str::from_utf8(tail)
-                .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
-        })
-        .unwrap_or(0)
-}
-
 /// RFC 3339 in UTC with microseconds; `None` for a time beyond what its four-digit years can say.
 pub(crate) fn rfc3339(time: Timestamp) -> Option<String> {
     DateTime::from_timestamp_micros(time.unix_micros())
@@ -227,7 +204,9 @@ fn mebibytes(bytes: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use executor_domain::{Artifacts, Clock, ExecutionId, JsonText, SessionId, Start, Usage};
+    use executor_domain::{
+        Artifacts, CapturedOutput, Clock, ExecutionId, JsonText, SessionId, Start, Usage,
+    };
     use serde_json::{Value, json};
 
     use super::*;
@@ -364,30 +343,6 @@ mod tests {
         let execution = finished(outcome(ending), Artifacts::default());
         let text = serde_json::to_string(&ExecutionDto::from(&execution)).unwrap();
         assert!(text.contains(&deep));
-    }
-
-    #[test]
-    fn a_cut_character_is_left_out_and_a_broken_one_is_shown() {
-        let show = |bytes: &[u8], truncated| {
-            text(&CapturedOutput {
-                bytes: bytes.to_vec(),
-                truncated,
-            })
-            .into_owned()
-        };
-        let snowman = "☃".as_bytes();
-        let astral = "𝄞".as_bytes();
-        assert_eq!(show(&snowman[..1], true), "");
-        assert_eq!(show(&[b"a", &snowman[..2]].concat(), true), "a");
-        assert_eq!(show(&[b"a", &astral[..3]].concat(), true), "a");
-        assert_eq!(show(&[snowman, astral].concat(), true), "☃𝄞");
-        assert_eq!(show(b"a\xff", true), "a\u{fffd}");
-        assert_eq!(
-            show(b"a\x80\x80\x80\x80", true),
-            "a\u{fffd}\u{fffd}\u{fffd}\u{fffd}"
-        );
-        assert_eq!(show(&snowman[..2], false), "\u{fffd}");
-        assert_eq!(show(b"", true), "");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod logging;
 mod run;
 pub mod secret;
 mod serve;
+mod service_manager;
 mod signals;
 mod terminal;
 pub mod wiring;

@@ -2,19 +2,21 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use executor_application::{ExecuteCode, SandboxDescription};
+use executor_application::{ExecuteCode, ExitReason, Reports, SandboxDescription};
 use executor_interfaces_http::{ApiState, ServerOptions, router};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
+    time::Instant,
 };
 
 use crate::{
     config::Config,
     exit::Exit,
+    service_manager,
     signals::{self, Stop},
     terminal,
-    wiring::{Adapters, Lasting, WorkspacePlace},
+    wiring::{self, Adapters, WorkspacePlace},
 };
 
 /// Serves until it is told to stop. Nothing listens before a sandbox was really started.
@@ -24,6 +26,13 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         Err(error) => {
             tracing::error!(%error, "failed to listen for signals");
             return Exit::Internal;
+        }
+    };
+    let control_plane = match wiring::control_plane(config) {
+        Ok(control_plane) => control_plane,
+        Err(error) => {
+            terminal::failure(&error);
+            return error.exit();
         }
     };
     let adapters = tokio::select! {
@@ -37,8 +46,8 @@ pub(crate) async fn serve(config: &Config) -> Exit {
             return error.exit();
         }
     };
-    let executor = match adapters.lasting_execute_code(config).await {
-        Ok(Lasting { executor, .. }) => executor,
+    let lasting = match adapters.lasting_execute_code(config).await {
+        Ok(lasting) => lasting,
         Err(error) => {
             terminal::failure(&error);
             return error.exit();
@@ -59,11 +68,18 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         }
     };
     let descriptors = raise_descriptor_limit();
-    let api = adapters.api(config, executor.clone());
-    announce(address, executor.sandbox());
+    let api = adapters.api(config, lasting.executor.clone());
+    let reports = control_plane.map(|control_plane| {
+        let mut reports = adapters.reports(config, control_plane, &lasting);
+        reports.announce(address.port());
+        reports
+    });
+    announce(address, lasting.executor.sandbox());
+    service_manager::ready();
     let daemon = Daemon {
         listener,
-        executor,
+        reports,
+        executor: lasting.executor,
         api,
         options: server_options(config, descriptors),
         grace: config.shutdown_grace,
@@ -126,9 +142,19 @@ fn announce(address: SocketAddr, sandbox: &SandboxDescription) {
     terminal::out(format_args!("listening on http://{address}"));
 }
 
+/// How long the last reports may take: what is left of the grace period, within reason. A control plane that hangs must not
+/// hold the daemon up for long, and one that is there must get a moment also where runs took all of the time.
+fn time_for_reports(grace_ends: Instant) -> Instant {
+    const AT_LEAST: Duration = Duration::from_secs(2);
+    const AT_MOST: Duration = Duration::from_secs(10);
+    let now = Instant::now();
+    grace_ends.clamp(now + AT_LEAST, now + AT_MOST)
+}
+
 /// A daemon that listens.
 struct Daemon {
     listener: TcpListener,
+    reports: Option<Reports>,
     executor: ExecuteCode,
     api: ApiState,
     options: ServerOptions,
@@ -137,8 +163,8 @@ struct Daemon {
 
 impl Daemon {
     /// Serves until it is told to stop; then accepts no more executions, answers health checks with 503, gives runs the
-    /// grace period, kills the rest, stops listening once every guest is dead, and closes the store. Told twice, it ends at once: guests
-    /// die with the process.
+    /// grace period, kills the rest, stops listening once every guest is dead, tells the control plane, and closes the store.
+    /// Told twice, it ends at once: guests die with the process.
     async fn run(self, mut stops: mpsc::Receiver<Stop>) -> Exit {
         let (close, closed) = oneshot::channel::<()>();
         let shutdown = async {
@@ -155,15 +181,27 @@ impl Daemon {
             stop = signals::next(&mut stops) => stop,
             ended = &mut server => {
                 tracing::error!(?ended, "the server ended by itself");
+                if let Some(reports) = self.reports {
+                    let deadline = time_for_reports(Instant::now());
+                    reports.finish(Exit::Internal.code().into(), ExitReason::Error, deadline).await;
+                }
                 return Exit::Internal;
             }
         };
+        service_manager::stopping();
+        let grace_ends = Instant::now() + self.grace;
         tracing::info!(?stop, running = self.executor.active(), grace = ?self.grace, "draining");
         let drained = async {
             self.executor.drain(self.grace).await;
             drop(close);
             if let Err(error) = server.await {
                 tracing::error!(%error, "the server failed");
+            }
+            if let Some(reports) = self.reports {
+                let exit_code = stop.exit_of_daemon().code().into();
+                reports
+                    .finish(exit_code, stop.reason(), time_for_reports(grace_ends))
+                    .await;
             }
             self.executor.close().await;
         };
@@ -214,6 +252,7 @@ mod tests {
         let (told, stops) = mpsc::channel(2);
         let daemon = Daemon {
             listener,
+            reports: None,
             api: ApiState::new(executor.clone(), Arc::new(health), ApiOptions::default()),
             executor,
             options: ServerOptions::default(),

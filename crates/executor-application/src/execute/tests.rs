@@ -701,3 +701,16 @@ async fn a_kept_run_that_we_fail_has_crashed_and_its_caller_can_see_it() {
     assert_eq!(reason(&ended), Some(Reason::ExecutorLost));
     assert_eq!(executor.find(&id("e")).await.unwrap(), Some(ended));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_reports_sees_what_runs_and_not_what_waits() {
+    let (executor, sandbox) = executor(capacity(1, 1));
+    let running = executor.running();
+    let first = executor.submit(command("a", "sleep 1000")).await.unwrap();
+    let second = executor.submit(command("b", "exit 3")).await.unwrap();
+    until(|| sandbox.running() == 1).await;
+    assert_eq!(running.count(), 1);
+    first.finished().await.unwrap();
+    second.finished().await.unwrap();
+    assert_eq!(running.count(), 0);
+}

@@ -199,6 +199,16 @@ pub(crate) fn control_plane(text: &str) -> Result<Option<Uri>, Wrong> {
     Ok(Some(uri))
 }
 
+/// The path of a URL, with nothing in it that would need to be escaped.
+pub(crate) fn url_path(text: &str) -> Result<String, Wrong> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+    if text.starts_with('/') && text.chars().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a path such as /api/v1/internal, of letters, digits and - . _ ~".into())
+    }
+}
+
 /// A filter of log lines. A single word that is no level would be taken for the name of a module, and silence
 /// everything else.
 pub(crate) fn log_level(text: &str) -> Result<String, Wrong> {
@@ -303,6 +313,25 @@ mod tests {
         ] {
             let wrong = control_plane(bad).unwrap_err();
             assert!(!wrong.contains("hunter2"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_a_plain_path() {
+        for good in ["/", "/api/v1/internal", "/a-b_c.d~e/"] {
+            assert!(url_path(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "api",
+            "/a?b",
+            "/a#b",
+            "/a b",
+            "/a%20",
+            "/é",
+            "http://x/",
+        ] {
+            assert!(url_path(bad).is_err(), "{bad}");
         }
     }
 

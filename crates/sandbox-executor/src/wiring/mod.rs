@@ -4,6 +4,7 @@ mod clock;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "elsewhere.rs")]
 mod platform;
+mod reports;
 mod store;
 
 use std::{path::PathBuf, sync::Arc};
@@ -13,11 +14,13 @@ use executor_application::{
     WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
+use executor_infra_control_plane::OptionsError;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
 use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
 
 pub use clock::SystemClock;
 pub use platform::{IsolationError, examine};
+pub use reports::control_plane;
 pub use store::StoreFailure;
 
 use crate::{config::Config, exit::Exit};
@@ -56,13 +59,16 @@ pub enum StartError {
     /// Executions and results cannot be kept.
     #[error("executions and results cannot be kept; see STATE_PATH")]
     Store(#[source] StoreFailure),
+    /// The control plane cannot be talked to, whether or not it is there.
+    #[error("the control plane cannot be talked to; see CONTROL_PLANE_URL")]
+    ControlPlane(#[source] OptionsError),
 }
 
 impl StartError {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Isolation(_) => Exit::Unavailable,
-            Self::Workspaces(_) | Self::Store(_) => Exit::Usage,
+            Self::Workspaces(_) | Self::Store(_) | Self::ControlPlane(_) => Exit::Usage,
         }
     }
 }

@@ -19,12 +19,32 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         &[
             "async-trait",
             "executor-domain",
+            "fastrand",
             "mockall (optional)",
             "sha2",
             "thiserror",
             "tokio",
             "tokio-util",
             "tracing",
+        ],
+    ),
+    (
+        "executor-infra-control-plane",
+        &[
+            "async-trait",
+            "chrono",
+            "executor-application",
+            "executor-domain",
+            "http-body-util",
+            "httpdate",
+            "hyper",
+            "hyper-rustls (optional)",
+            "hyper-util",
+            "rustls-graviola (optional)",
+            "serde",
+            "serde_json",
+            "thiserror",
+            "tokio",
         ],
     ),
     (
@@ -89,6 +109,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "clap_complete",
             "executor-application",
             "executor-domain",
+            "executor-infra-control-plane",
             "executor-infra-isolation",
             "executor-infra-workspace",
             "executor-interfaces-http",
@@ -96,6 +117,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "http",
             "indicatif",
             "rustix",
+            "sd-notify (linux)",
             "serde_json",
             "strsim",
             "thiserror",
@@ -103,6 +125,28 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "tracing",
             "tracing-subscriber",
             "uuid",
+        ],
+    ),
+    (
+        "sandbox-control-plane",
+        &[
+            "axum",
+            "base64",
+            "chrono",
+            "clap",
+            "executor-domain",
+            "http-body-util",
+            "hyper",
+            "hyper-util",
+            "rusqlite",
+            "serde",
+            "serde_json",
+            "sha2",
+            "subtle",
+            "thiserror",
+            "tokio",
+            "tracing",
+            "tracing-subscriber",
         ],
     ),
     ("sandbox-executor-tests", &["sandbox-executor"]),
@@ -230,7 +274,7 @@ fn nobody_but_the_composition_root_sees_an_adapter() {
     assert_eq!(trespasses(&found), [""; 0]);
     // Positive control: there are adapters, and somebody uses them.
     let root = &found[COMPOSITION_ROOT];
-    assert_eq!(root.iter().filter(|name| is_adapter(name)).count(), 3);
+    assert_eq!(root.iter().filter(|name| is_adapter(name)).count(), 4);
 }
 
 #[test]

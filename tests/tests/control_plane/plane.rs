@@ -2,16 +2,24 @@
 
 use std::{
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpListener,
     task::JoinHandle,
     time::sleep,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    },
 };
 
 use super::support::eventually;
@@ -98,6 +106,41 @@ impl Plane {
         }
     }
 
+    /// The same over TLS, as `localhost`, with the certificate of the fixtures.
+    pub(crate) async fn listen_with_tls(&self) -> Listening {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let certificate = CertificateDer::from_pem_file(fixture("server.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(fixture("server.key")).unwrap();
+        let config =
+            ServerConfig::builder_with_provider(rustls_graviola::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate], key)
+                .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let plane = self.clone();
+        let accepting = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (plane, acceptor) = (plane.clone(), acceptor.clone());
+                connections.spawn(async move {
+                    // Whoever does not trust us hangs up.
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        plane.converse(stream).await;
+                    }
+                });
+            }
+        });
+        Listening {
+            plane: self.clone(),
+            address,
+            accepting,
+        }
+    }
+
     pub(crate) fn becomes(&self, manners: Manners) {
         *self.manners.lock().unwrap() = manners;
     }
@@ -118,7 +161,7 @@ impl Plane {
         self.taken(end)
     }
 
-    async fn converse(self, mut stream: TcpStream) {
+    async fn converse(self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         let manners = || self.manners.lock().unwrap().clone();
         if manners() == Manners::Leaves {
             return;
@@ -162,6 +205,13 @@ impl Listening {
     }
 }
 
+/// A file of the certificates for tests.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/tls")
+        .join(name)
+}
+
 fn ending(requests: &Mutex<Vec<Request>>, end: &str) -> Vec<Request> {
     let requests = requests.lock().unwrap();
     let wanted = requests
@@ -171,7 +221,7 @@ fn ending(requests: &Mutex<Vec<Request>>, end: &str) -> Vec<Request> {
 }
 
 /// Reads one request; `None` at the end of the connection.
-async fn read_request(stream: &mut TcpStream) -> Option<Request> {
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Request> {
     let mut bytes = Vec::new();
     let (head, mut body) = loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {

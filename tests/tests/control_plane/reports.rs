@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{
-    plane::{Manners, Plane},
+    plane::{Manners, Plane, fixture},
     support::{
         daemon::{Daemon, appears, passable_directory, request, request_with},
         eventually,
@@ -201,7 +201,7 @@ fn seconds(time: &Value) -> f64 {
 
 #[tokio::test]
 async fn switched_off_it_says_nothing_to_nobody() {
-    // Somebody listens where the default would go, if the port is free; if not, the log tells as well.
+    // Otherwise the log would say either that somebody is there or that nobody is: see the suite's other tests.
     let daemon = Daemon::with(&[("CONTROL_PLANE_URL", "none"), ("LOG_LEVEL", "debug")]);
     daemon.execute(&request("shell", "true")).await.completed();
     assert!(!daemon.log().contains("control plane"), "{}", daemon.log());
@@ -227,6 +227,35 @@ async fn the_token_is_in_no_log_at_any_level() {
     assert!(!log.contains(TOKEN));
     // Positive control: it really logs what it sends.
     assert!(log.contains("TRACE") && log.contains("hyper"), "no trace");
+}
+
+#[tokio::test]
+async fn over_tls_it_tells_only_whom_the_host_trusts() {
+    let plane = Plane::new(Manners::Good).listen_with_tls().await;
+    let url = format!("https://localhost:{}", plane.address.port());
+    let stranger = Daemon::with(&[("CONTROL_PLANE_URL", &url)]);
+    eventually("it says so", || stranger.log().contains("UnknownIssuer")).await;
+    assert_eq!(plane.plane.read("").len(), 0);
+
+    let authority = fixture("authority.pem");
+    let trusting = |url: &str| {
+        Daemon::with(&[
+            ("CONTROL_PLANE_URL", url),
+            ("SSL_CERT_FILE", authority.to_str().unwrap()),
+        ])
+    };
+    // The certificate is not for this name.
+    let elsewhere = trusting(&format!("https://127.0.0.1:{}", plane.address.port()));
+    eventually("it says so", || {
+        elsewhere.log().contains("not valid for name")
+    })
+    .await;
+    assert_eq!(plane.plane.read("").len(), 0);
+
+    let daemon = trusting(&url);
+    daemon.execute(&request("shell", "true")).await.completed();
+    plane.plane.takes("/containers/ready", 1).await;
+    plane.plane.takes("/result", 1).await;
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ pub(crate) fn alive(marker: &str) -> Vec<u32> {
 }
 
 /// How long a hanging machine may take. Not a measure of time: whoever waits so long fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long to leave the processor to others before looking again.
 const PAUSE: Duration = Duration::from_millis(5);
 

@@ -204,7 +204,7 @@ async fn without_a_token_everything_is_open() {
 #[tokio::test]
 async fn unknown_routes_are_404_and_unknown_methods_405() {
     let api = Api::default();
-    for path in ["/", "/execute/", "/executions", "/Health"] {
+    for path in ["/", "/execute/", "/executions/", "/Health"] {
         api.send(get(path))
             .await
             .assert_error(404, "Executor.NotFound");

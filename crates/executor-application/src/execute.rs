@@ -12,16 +12,17 @@ use std::{
 use executor_domain::{
     Artifacts, CapturedOutput, Ending, Event, Execution, ExecutionId, GuestEnvironment, Language,
     LimitError, LimitPolicy, Outcome, RequestedLimits, ResourceLimit, SessionId, Source, Start,
-    Usage,
+    TraceParent, Usage,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
-    Clock, Job, Sandbox, SandboxDescription, SandboxError, WorkspaceError, Workspaces,
+    Clock, EndedRun, Instruments, Job, Levels, Sandbox, SandboxDescription, SandboxError,
+    WorkspaceError, Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
     ledger::{Fingerprint, Ledger, Lookup, Progress, Registration, Retention},
 };
@@ -43,6 +44,8 @@ pub struct ExecuteCommand {
     pub stdin: Option<String>,
     /// What the caller would like to use.
     pub limits: RequestedLimits,
+    /// The step of a trace that asks for it. No part of what is asked for: a repeated request can belong to another one.
+    pub trace_parent: Option<TraceParent>,
 }
 
 impl ExecuteCommand {
@@ -127,6 +130,17 @@ pub enum RunFailure {
     Lost,
 }
 
+impl RunFailure {
+    /// The part that failed, in one word for those who count.
+    pub const fn part(&self) -> &'static str {
+        match self {
+            Self::Sandbox(_) => "sandbox",
+            Self::Workspace(_) => "workspace",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// What is configurable about the use case.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -140,6 +154,8 @@ pub struct Options {
     pub only_session: Option<SessionId>,
     /// Whether a run is cancelled once everybody who waited for it has gone.
     pub cancel_abandoned: bool,
+    /// Who is told what happens.
+    pub instruments: Instruments,
 }
 
 /// Runs untrusted code. Cheap to clone: clones share everything.
@@ -155,6 +171,7 @@ struct Shared {
     policy: LimitPolicy,
     only_session: Option<SessionId>,
     cancel_abandoned: bool,
+    instruments: Instruments,
     admission: Admission,
     ledger: Ledger,
     /// How long a run typically takes, in microseconds: a moving average.
@@ -180,6 +197,7 @@ impl ExecuteCode {
                 policy: options.policy,
                 only_session: options.only_session,
                 cancel_abandoned: options.cancel_abandoned,
+                instruments: options.instruments,
                 admission: Admission::new(options.capacity),
                 ledger: Ledger::new(options.retention),
                 typical_micros: AtomicU64::new(0),
@@ -242,6 +260,7 @@ impl ExecuteCode {
                     execution,
                     progress,
                     cancel: cancel.clone(),
+                    times: Times::since_now(),
                 };
                 admitted = Some((run, place, registration, watcher.clone()));
                 Ok((watcher, cancel))
@@ -272,6 +291,24 @@ impl ExecuteCode {
     /// Guests that run now.
     pub fn active(&self) -> usize {
         self.shared.admission.running()
+    }
+
+    /// What can be counted now.
+    pub fn levels(&self) -> Levels {
+        let admission = &self.shared.admission;
+        let capacity = admission.capacity();
+        Levels {
+            running: admission.running(),
+            waiting: admission.waiting(),
+            max_running: capacity.running.max(1),
+            max_waiting: capacity.queued,
+            ..Levels::default()
+        }
+    }
+
+    /// Who is told what happens.
+    pub fn instruments(&self) -> &Instruments {
+        &self.shared.instruments
     }
 
     /// Whether no more commands are accepted.
@@ -340,6 +377,24 @@ struct Run {
     execution: Execution,
     progress: watch::Sender<Progress>,
     cancel: CancellationToken,
+    times: Times,
+}
+
+/// When a run got how far, for those who count.
+struct Times {
+    accepted: Instant,
+    waited: Duration,
+    sandboxed: Option<Duration>,
+}
+
+impl Times {
+    fn since_now() -> Self {
+        Self {
+            accepted: Instant::now(),
+            waited: Duration::ZERO,
+            sandboxed: None,
+        }
+    }
 }
 
 impl Run {
@@ -351,6 +406,12 @@ impl Run {
             language = %command.source.language(),
         );
         let id = command.execution_id.clone();
+        let language = command.source.language();
+        let instruments = self.shared.instruments.clone();
+        // Where spans are exported, ours comes between the caller's and those of whoever is told of this execution.
+        if let Some(step) = instruments.traces.name_of(&span).or(command.trace_parent) {
+            self.execution.trace(step);
+        }
         let ended = self
             .carry_out(place, command, limits)
             .instrument(span.clone())
@@ -361,11 +422,18 @@ impl Run {
                 self.shared
                     .ledger
                     .ended(&id, self.registration, size_of(&self.execution));
+                instruments.telemetry.execution_ended(&EndedRun {
+                    execution: &self.execution,
+                    language,
+                    waited: self.times.waited,
+                    sandboxed: self.times.sandboxed,
+                });
                 tracing::info!(status = self.execution.status().as_str(), "execution ended");
                 self.progress.send_replace(Progress::Live(self.execution));
             }
             Err(failure) => {
                 self.shared.ledger.forget(&id, self.registration);
+                instruments.telemetry.execution_failed(language, &failure);
                 tracing::error!(
                     error = &failure as &dyn std::error::Error,
                     "execution failed"
@@ -386,11 +454,13 @@ impl Run {
         let slot = tokio::select! {
             biased;
             () = cancelled.cancelled() => {
+                self.times.waited = self.times.accepted.elapsed();
                 self.finish(never_ran(), Artifacts::default());
                 return Ok(());
             }
             slot = place.slot() => slot,
         };
+        self.times.waited = self.times.accepted.elapsed();
 
         let workspace = self.shared.workspaces.open(&command.session_id).await?;
         let started_at = self.shared.clock.now();
@@ -409,7 +479,9 @@ impl Run {
             limits,
             workspace: workspace.path().to_owned(),
         };
+        let handed_over = Instant::now();
         let outcome = self.shared.sandbox.run(job, cancelled).await?;
+        self.times.sandboxed = Some(handed_over.elapsed());
         self.shared.note_duration(outcome.usage.wall_time);
         let artifacts = workspace.changes().await?;
         drop(slot);

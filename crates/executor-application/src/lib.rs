@@ -21,12 +21,14 @@ pub use execute::{ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure
 pub use health::{CheckHealth, Health, Unhealthy};
 pub use ledger::Retention;
 pub use ports::{
-    Clock, ControlPlane, Delivery, ExitReason, Job, Outbox, PortError, Report, Sandbox,
-    SandboxError, StoreError, Workspace, WorkspaceError, Workspaces,
+    AnsweredRequest, Clock, ControlPlane, Delivery, EndedRun, ExitReason, Instruments, Job, Levels,
+    Outbox, PortError, Report, Sandbox, SandboxError, StoreError, Telemetry, TextFormat, Traces,
+    WarmSlots, Workspace, WorkspaceError, Workspaces,
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use ports::{
-    MockClock, MockControlPlane, MockOutbox, MockSandbox, MockWorkspace, MockWorkspaces,
+    MockClock, MockControlPlane, MockOutbox, MockSandbox, MockTelemetry, MockTraces, MockWorkspace,
+    MockWorkspaces,
 };
 /// Cancels a run: see [`Sandbox::run`].
 pub use tokio_util::sync::CancellationToken;

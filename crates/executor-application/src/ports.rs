@@ -1,6 +1,7 @@
 //! What the use cases need of the world, as traits. Each doc comment binds whoever implements the trait.
 
 mod reports;
+mod telemetry;
 
 use std::{error::Error, path::Path, path::PathBuf};
 
@@ -17,6 +18,11 @@ use crate::description::SandboxDescription;
 pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
 #[cfg(any(test, feature = "mocks"))]
 pub use reports::{MockControlPlane, MockOutbox};
+pub use telemetry::{
+    AnsweredRequest, EndedRun, Instruments, Levels, Telemetry, TextFormat, Traces, WarmSlots,
+};
+#[cfg(any(test, feature = "mocks"))]
+pub use telemetry::{MockTelemetry, MockTraces};
 
 /// Whatever an adapter failed with.
 pub type PortError = Box<dyn Error + Send + Sync>;

@@ -181,6 +181,7 @@ mod tests {
             environment: GuestEnvironment::default(),
             stdin: None,
             limits: RequestedLimits::default(),
+            trace_parent: None,
         }
     }
 

@@ -6,7 +6,9 @@ use thiserror::Error;
 
 /// The text is no `traceparent` that we could be a child of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("must be a traceparent of W3C Trace Context: version-trace-parent-flags in lower-case hexadecimal")]
+#[error(
+    "must be a traceparent of W3C Trace Context: version-trace-parent-flags in lower-case hexadecimal"
+)]
 pub struct InvalidTraceParent;
 
 /// Names one step of a trace, so that the next step can say whose child it is: the header `traceparent` of W3C Trace

@@ -110,7 +110,11 @@ pub fn markdown() -> String {
             Kind::Gauge => ("", "gauge"),
             Kind::Histogram => ("", "histogram"),
         };
-        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels: Vec<_> = metric
+            .labels
+            .iter()
+            .map(|label| format!("`{label}`"))
+            .collect();
         let _ = writeln!(
             table,
             "| `{}{suffix}` | {kind} | {} | {} |",

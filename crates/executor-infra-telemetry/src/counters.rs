@@ -2,9 +2,7 @@
 
 use std::{fmt, sync::Mutex, sync::PoisonError, time::Duration, time::SystemTime};
 
-use executor_application::{
-    AnsweredRequest, EndedRun, Levels, RunFailure, Telemetry, TextFormat,
-};
+use executor_application::{AnsweredRequest, EndedRun, Levels, RunFailure, Telemetry, TextFormat};
 use executor_domain::{CapturedOutput, Language, LimitHit, Start, Status};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -62,8 +60,8 @@ struct RouteLabels {
 
 /// Guests live from milliseconds to an hour.
 const LIFE: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-    900.0, 3600.0,
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    300.0, 900.0, 3600.0,
 ];
 
 /// A warm sandbox takes about a millisecond, a cold one tens, a loaded host more.
@@ -141,8 +139,10 @@ impl Counters {
                 Status::Cancelled,
             ] {
                 let status = status.as_str();
-                self.executions
-                    .get_or_create(&ExecutionLabels { language, status });
+                drop(
+                    self.executions
+                        .get_or_create(&ExecutionLabels { language, status }),
+                );
             }
         }
         for limit in [
@@ -155,17 +155,19 @@ impl Counters {
             LimitHit::Workspace,
         ] {
             let limit = limit.as_str();
-            self.limits_hit.get_or_create(&LimitLabels { limit });
+            drop(self.limits_hit.get_or_create(&LimitLabels { limit }));
         }
         for start in [Start::Warm, Start::Forked, Start::Cold] {
             let start = start.as_str();
-            self.duration.get_or_create(&StartLabels { start });
-            self.startup.get_or_create(&StartLabels { start });
+            drop(self.duration.get_or_create(&StartLabels { start }));
+            drop(self.startup.get_or_create(&StartLabels { start }));
         }
         for stream in ["stdout", "stderr"] {
-            self.output_bytes.get_or_create(&StreamLabels { stream });
-            self.output_truncated
-                .get_or_create(&StreamLabels { stream });
+            drop(self.output_bytes.get_or_create(&StreamLabels { stream }));
+            drop(
+                self.output_truncated
+                    .get_or_create(&StreamLabels { stream }),
+            );
         }
     }
 
@@ -184,7 +186,11 @@ impl Counters {
         add(registry, &catalogue::STARTUP, self.startup.clone());
         add(registry, &catalogue::QUEUE_WAIT, self.queue_wait.clone());
         add(registry, &catalogue::LIMITS_HIT, self.limits_hit.clone());
-        add(registry, &catalogue::OUTPUT_BYTES, self.output_bytes.clone());
+        add(
+            registry,
+            &catalogue::OUTPUT_BYTES,
+            self.output_bytes.clone(),
+        );
         add(
             registry,
             &catalogue::OUTPUT_TRUNCATED,

@@ -30,7 +30,10 @@ pub(crate) fn look() -> Option<Process> {
     let statm = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     // Reading the directory takes a descriptor itself.
-    let open = fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
+    let open = fs::read_dir("/proc/self/fd")
+        .ok()?
+        .count()
+        .saturating_sub(1);
     Some(Process {
         cpu_seconds: cpu_ticks(&stat)? / ticks_per_second(),
         resident_bytes: pages.saturating_mul(rustix::param::page_size() as u64),

@@ -413,7 +413,9 @@ async fn who_counts_is_told_of_every_end_before_the_caller() {
     let (options, listener) = listened(capacity(1, 1));
     let (executor, _) = executor(options);
     let first = executor.submit(command("first", "sleep 2000")).unwrap();
-    let second = executor.submit(command("second", "exit 3")).unwrap();
+    let second = executor
+        .submit(command("second", "sleep 10\nexit 3"))
+        .unwrap();
     assert_eq!(listener.heard(), [""; 0]);
     first.finished().await.unwrap();
     assert_eq!(listener.heard().len(), 1);
@@ -422,11 +424,14 @@ async fn who_counts_is_told_of_every_end_before_the_caller() {
         listener.heard(),
         [
             "python completed waited 0ns sandboxed Some(2s)",
-            "python failed waited 2s sandboxed Some(0ns)",
+            "python failed waited 2s sandboxed Some(10ms)",
         ]
     );
     // A result that is remembered was counted once.
-    executor.execute(command("second", "exit 3")).await.unwrap();
+    executor
+        .execute(command("second", "sleep 10\nexit 3"))
+        .await
+        .unwrap();
     assert_eq!(listener.heard().len(), 2);
 }
 

@@ -1,6 +1,7 @@
 use executor_application::{RunFailure, WarmSlots};
 use executor_domain::{
-    Artifacts, Clock, Ending, Execution, ExecutionId, JsonText, Outcome, SessionId, Timestamp, Usage,
+    Artifacts, Clock, Ending, Execution, ExecutionId, JsonText, Outcome, SessionId, Timestamp,
+    Usage,
 };
 
 use super::*;
@@ -91,7 +92,10 @@ fn levels() -> Levels {
 #[track_caller]
 fn assert_lines(text: &str, lines: &[&str]) {
     for line in lines {
-        assert!(text.lines().any(|found| found == *line), "no {line} in\n{text}");
+        assert!(
+            text.lines().any(|found| found == *line),
+            "no {line} in\n{text}"
+        );
     }
 }
 

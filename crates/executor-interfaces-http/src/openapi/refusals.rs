@@ -66,9 +66,7 @@ fn responses(refusals: &[ApiError]) -> BTreeMap<String, RefOr<Response>> {
     }
     by_status
         .into_iter()
-        .map(|(status, (lines, refusal))| {
-            (status, response(&lines.join(". "), refusal).into())
-        })
+        .map(|(status, (lines, refusal))| (status, response(&lines.join(". "), refusal).into()))
         .collect()
 }
 

@@ -12,9 +12,7 @@ const ID: &str = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$";
 
 /// A request within these ceilings.
 pub(crate) fn schema(ceilings: &LimitCeilings) -> Value {
-    let identifier = |meaning: &str| {
-        json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": ID, "description": meaning})
-    };
+    let identifier = |meaning: &str| json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": ID, "description": meaning});
     json!({
         "type": "object",
         "description": "A program and what it gets. Unknown fields are refused; `null` counts as absent.",
@@ -80,16 +78,48 @@ fn wish(floor: u64, ceiling: u64, meaning: &str) -> Value {
 fn limits(ceilings: &LimitCeilings) -> Value {
     let max_wall_ms = ceilings.max_timeout * 1000;
     let wishes = [
-        ("max_memory_mb", LimitCeilings::FLOOR_MEMORY_MB, ceilings.max_memory_mb,
-            "Memory of the whole process tree, swap included, in MiB"),
-        ("max_cpu_time_ms", 1, ceilings.max_cpu_time_ms.unwrap_or(max_wall_ms),
-            "CPU time of the whole process tree, in milliseconds"),
-        ("max_wall_time_ms", 1, max_wall_ms,
-            "Wall time in milliseconds; with `timeout` as well, the shorter one counts"),
-        ("max_processes", 1, ceilings.max_processes, "Processes and threads at the same time"),
-        ("max_file_size_mb", 1, ceilings.max_file_size_mb, "The largest file, in MiB"),
-        ("max_output_bytes", 1, ceilings.max_output_bytes, "Bytes kept of stdout, and of stderr as much again"),
-        ("max_workspace_mb", 1, ceilings.max_workspace_mb, "Size of the session's workspace, in MiB"),
+        (
+            "max_memory_mb",
+            LimitCeilings::FLOOR_MEMORY_MB,
+            ceilings.max_memory_mb,
+            "Memory of the whole process tree, swap included, in MiB",
+        ),
+        (
+            "max_cpu_time_ms",
+            1,
+            ceilings.max_cpu_time_ms.unwrap_or(max_wall_ms),
+            "CPU time of the whole process tree, in milliseconds",
+        ),
+        (
+            "max_wall_time_ms",
+            1,
+            max_wall_ms,
+            "Wall time in milliseconds; with `timeout` as well, the shorter one counts",
+        ),
+        (
+            "max_processes",
+            1,
+            ceilings.max_processes,
+            "Processes and threads at the same time",
+        ),
+        (
+            "max_file_size_mb",
+            1,
+            ceilings.max_file_size_mb,
+            "The largest file, in MiB",
+        ),
+        (
+            "max_output_bytes",
+            1,
+            ceilings.max_output_bytes,
+            "Bytes kept of stdout, and of stderr as much again",
+        ),
+        (
+            "max_workspace_mb",
+            1,
+            ceilings.max_workspace_mb,
+            "Size of the session's workspace, in MiB",
+        ),
     ];
     let properties: Map<_, _> = wishes
         .into_iter()
@@ -111,7 +141,12 @@ mod tests {
     use crate::request::{FIELDS, LIMIT_FIELDS, parse};
 
     fn names(properties: &Value) -> Vec<&str> {
-        properties.as_object().unwrap().keys().map(String::as_str).collect()
+        properties
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect()
     }
 
     fn sorted(fields: &[&'static str]) -> Vec<&'static str> {
@@ -124,7 +159,10 @@ mod tests {
     fn has_the_fields_that_the_parser_knows() {
         let schema = schema(&LimitCeilings::default());
         assert_eq!(names(&schema["properties"]), sorted(FIELDS));
-        assert_eq!(names(&schema["properties"]["limits"]["properties"]), sorted(LIMIT_FIELDS));
+        assert_eq!(
+            names(&schema["properties"]["limits"]["properties"]),
+            sorted(LIMIT_FIELDS)
+        );
     }
 
     #[test]
@@ -136,7 +174,10 @@ mod tests {
     /// At each bound of the schema the parser says yes, and one beyond it no.
     #[test]
     fn the_bounds_are_the_policys() {
-        let ceilings = LimitCeilings { max_cpu_time_ms: Some(777), ..LimitCeilings::default() };
+        let ceilings = LimitCeilings {
+            max_cpu_time_ms: Some(777),
+            ..LimitCeilings::default()
+        };
         let policy = LimitPolicy::new(ceilings).unwrap();
         let schema = schema(&ceilings);
         let accepted = |field: &str, within_limits: bool, value: &Value, by: i64| {

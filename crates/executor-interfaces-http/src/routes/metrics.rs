@@ -54,6 +54,9 @@ fn wanted(headers: &HeaderMap) -> (TextFormat, &'static str) {
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
         )
     } else {
-        (TextFormat::Prometheus, "text/plain; version=0.0.4; charset=utf-8")
+        (
+            TextFormat::Prometheus,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )
     }
 }

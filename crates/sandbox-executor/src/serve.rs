@@ -1,8 +1,8 @@
 //! `serve`: the daemon, from its first probe to its last guest.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use executor_application::{ExecuteCode, SandboxDescription};
+use executor_application::{ExecuteCode, SandboxDescription, Traces};
 use executor_interfaces_http::{ApiState, ServerOptions, router};
 use tokio::{
     net::TcpListener,
@@ -17,8 +17,9 @@ use crate::{
     wiring::{Adapters, WorkspacePlace},
 };
 
-/// Serves until it is told to stop. Nothing listens before a sandbox was really started.
-pub(crate) async fn serve(config: &Config) -> Exit {
+/// Serves until it is told to stop. Nothing listens before a sandbox was really started. `traces`: where spans are
+/// exported, the links to those of others.
+pub(crate) async fn serve(config: &Config, traces: Option<Arc<dyn Traces>>) -> Exit {
     let mut stops = match signals::stops() {
         Ok(stops) => stops,
         Err(error) => {
@@ -31,7 +32,7 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         stop = signals::next(&mut stops) => return stop.exit_of_daemon(),
     };
     let adapters = match adapters {
-        Ok(adapters) => adapters,
+        Ok(adapters) => adapters.with_traces(traces),
         Err(error) => {
             terminal::failure(&error);
             return error.exit();
@@ -161,8 +162,6 @@ impl Daemon {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use executor_application::{
         CheckHealth, Options,
         fake::{FakeSandbox, NoWorkspaces, StoppedClock},

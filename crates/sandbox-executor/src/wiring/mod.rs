@@ -8,9 +8,11 @@ mod platform;
 use std::{path::PathBuf, sync::Arc};
 
 use executor_application::{
-    CheckHealth, Clock, ExecuteCode, Options, Retention, Sandbox, WorkspaceError, Workspaces,
+    CheckHealth, Clock, ExecuteCode, Instruments, Options, Retention, Sandbox, Traces,
+    WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
+use executor_infra_telemetry::Counters;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
 use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
 
@@ -70,6 +72,8 @@ pub struct Adapters {
     pub workspaces: Arc<dyn Workspaces>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
+    /// Are told what happens.
+    pub instruments: Instruments,
     /// Whether the root of the workspaces is the only workspace.
     single: bool,
 }
@@ -87,7 +91,20 @@ impl Adapters {
             single: place == WorkspacePlace::Configured && config.session.is_some(),
             workspaces: Arc::new(workspaces),
             clock: Arc::new(SystemClock),
+            instruments: Instruments {
+                telemetry: Arc::new(Counters::new(env!("CARGO_PKG_VERSION"))),
+                ..Instruments::default()
+            },
         })
+    }
+
+    /// The same with links to the traces of others, if there are any.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Option<Arc<dyn Traces>>) -> Self {
+        if let Some(traces) = traces {
+            self.instruments.traces = traces;
+        }
+        self
     }
 
     /// The use case on top of these adapters.
@@ -101,6 +118,7 @@ impl Adapters {
             },
             only_session: self.single.then(|| config.session.clone()).flatten(),
             cancel_abandoned: config.cancel_on_disconnect,
+            instruments: self.instruments.clone(),
         };
         ExecuteCode::new(
             Arc::clone(&self.sandbox),

@@ -68,6 +68,10 @@ pub(crate) fn document(ceilings: &LimitCeilings) -> Value {
 fn completed((path, mut item): (String, Value)) -> (String, Value) {
     let operations = item.as_object_mut().into_iter().flatten();
     for (_, operation) in operations {
+        // An operation that takes a body wants one; utoipa says so only of bodies with a type of its own.
+        if let Some(body) = operation.get_mut("requestBody") {
+            body["required"] = true.into();
+        }
         let responses = operation
             .get_mut("responses")
             .and_then(Value::as_object_mut);

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use axum::http::header;
 use utoipa::{
     IntoResponses,
     openapi::{ContentBuilder, Header, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder},
@@ -79,13 +78,13 @@ fn response(description: &str, refusal: &ApiError) -> Response {
         .content("application/json", content);
     if refusal.retry_after().is_some() {
         response = response.header(
-            header::RETRY_AFTER.as_str(),
+            "Retry-After",
             text_header("In how many seconds to try again"),
         );
     }
     if matches!(refusal, ApiError::Unauthorized) {
         response = response.header(
-            header::WWW_AUTHENTICATE.as_str(),
+            "WWW-Authenticate",
             text_header("How to authenticate: `Bearer`"),
         );
     }

@@ -6,8 +6,9 @@ use utoipa::openapi::{
     schema::{Array, SchemaType, Type},
 };
 
-fn one_of(words: impl IntoIterator<Item = &'static str>) -> Object {
+fn one_of(meaning: &str, words: impl IntoIterator<Item = &'static str>) -> Object {
     ObjectBuilder::new()
+        .description(Some(meaning))
         .schema_type(SchemaType::new(Type::String))
         .enum_values(Some(words))
         .build()
@@ -15,6 +16,7 @@ fn one_of(words: impl IntoIterator<Item = &'static str>) -> Object {
 
 pub(crate) fn status() -> Object {
     one_of(
+        "Where the execution is in its life",
         [
             Status::Pending,
             Status::Running,
@@ -30,6 +32,7 @@ pub(crate) fn status() -> Object {
 
 pub(crate) fn reason() -> Object {
     one_of(
+        "Why, for programs",
         [
             Reason::HandlerError,
             Reason::HandlerNotFound,
@@ -51,7 +54,10 @@ pub(crate) fn reason() -> Object {
 }
 
 pub(crate) fn start() -> Object {
-    one_of([Start::Warm, Start::Forked, Start::Cold].map(Start::as_str))
+    one_of(
+        "How its sandbox was started",
+        [Start::Warm, Start::Forked, Start::Cold].map(Start::as_str),
+    )
 }
 
 pub(crate) fn limits_hit() -> Array {
@@ -65,12 +71,16 @@ pub(crate) fn limits_hit() -> Array {
         LimitHit::Workspace,
     ];
     ArrayBuilder::new()
-        .items(one_of(limits.map(LimitHit::as_str)))
+        .description(Some(
+            "Limits that it ran into, whether or not they ended it",
+        ))
+        .items(one_of("A limit", limits.map(LimitHit::as_str)))
         .build()
 }
 
 pub(crate) fn artifact_kind() -> Object {
     one_of(
+        "`log` for `*.log`, `output` below `output/` or `outputs/`",
         [
             ArtifactKind::Artifact,
             ArtifactKind::Log,
@@ -81,5 +91,5 @@ pub(crate) fn artifact_kind() -> Object {
 }
 
 pub(crate) fn language() -> Object {
-    one_of(Language::ALL.map(Language::as_str))
+    one_of("The language", Language::ALL.map(Language::as_str))
 }

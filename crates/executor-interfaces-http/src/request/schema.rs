@@ -59,14 +59,14 @@ pub(crate) fn schema(ceilings: &LimitCeilings) -> Value {
                 "mode": {"const": Mode::Handler.as_str()},
             },
         },
-        "example": {
+        "examples": [{
             "execution_id": "exec_001",
             "session_id": "session_001",
             "language": "python",
             "code": "def handler(event):\n    return {\"greeting\": f\"Hello, {event['name']}!\"}\n",
             "event": {"name": "Alice"},
             "timeout": 10,
-        },
+        }],
     })
 }
 
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_example_is_a_request() {
         let schema = schema(&LimitCeilings::default());
-        parse(&schema["example"].to_string(), &LimitPolicy::default()).unwrap();
+        parse(&schema["examples"][0].to_string(), &LimitPolicy::default()).unwrap();
     }
 
     /// At each bound of the schema the parser says yes, and one beyond it no.
@@ -182,7 +182,7 @@ mod tests {
         let schema = schema(&ceilings);
         let accepted = |field: &str, within_limits: bool, value: &Value, by: i64| {
             let value = value.as_i64().unwrap() + by;
-            let mut request = schema["example"].clone();
+            let mut request = schema["examples"][0].clone();
             if within_limits {
                 request["limits"] = json!({field: value});
             } else {

@@ -46,6 +46,22 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "executor-infra-telemetry",
+        &[
+            "executor-application",
+            "executor-domain",
+            "opentelemetry (optional)",
+            "opentelemetry-otlp (optional)",
+            "opentelemetry_sdk (optional)",
+            "prometheus-client",
+            "rustix (linux)",
+            "thiserror",
+            "tracing",
+            "tracing-opentelemetry (optional)",
+            "tracing-subscriber",
+        ],
+    ),
+    (
         "executor-infra-workspace",
         &[
             "async-trait",
@@ -77,6 +93,8 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "subtle",
             "tokio",
             "tracing",
+            "utoipa",
+            "utoipa-axum",
             "uuid",
         ],
     ),
@@ -90,6 +108,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "executor-application",
             "executor-domain",
             "executor-infra-isolation",
+            "executor-infra-telemetry",
             "executor-infra-workspace",
             "executor-interfaces-http",
             "figment",
@@ -230,7 +249,7 @@ fn nobody_but_the_composition_root_sees_an_adapter() {
     assert_eq!(trespasses(&found), [""; 0]);
     // Positive control: there are adapters, and somebody uses them.
     let root = &found[COMPOSITION_ROOT];
-    assert_eq!(root.iter().filter(|name| is_adapter(name)).count(), 3);
+    assert_eq!(root.iter().filter(|name| is_adapter(name)).count(), 4);
 }
 
 #[test]

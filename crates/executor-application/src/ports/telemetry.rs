@@ -72,6 +72,10 @@ pub enum TextFormat {
 
 /// Counts what happens. No method may block or fail: a counter that is in the way is worse than none.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[allow(
+    clippy::elidable_lifetime_names,
+    reason = "mockall wants lifetimes named"
+)]
 pub trait Telemetry: Send + Sync {
     /// A run has ended.
     fn execution_ended<'a>(&self, ended: &EndedRun<'a>);

@@ -18,6 +18,7 @@ mod limits;
 mod outcome;
 mod source;
 mod time;
+mod trace;
 
 pub use artifact::{Artifact, ArtifactKind, Artifacts};
 pub use environment::{EnvironmentError, GuestEnvironment};
@@ -34,3 +35,4 @@ pub use outcome::{
 };
 pub use source::{InvalidSource, MAX_CODE_BYTES, Source};
 pub use time::Timestamp;
+pub use trace::{InvalidTraceParent, TraceParent};

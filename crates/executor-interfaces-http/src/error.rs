@@ -8,6 +8,7 @@ use axum::{
 };
 use executor_application::{ExecuteError, RunFailure, SandboxError, StoreError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     problems::Problems, request, request_id::RequestId, response::json, routes::executions,
@@ -199,6 +200,12 @@ impl ApiError {
         }
     }
 
+    /// Its row for whoever describes the API: status, code and description.
+    pub(crate) fn summary(&self) -> (StatusCode, &'static str, &'static str) {
+        let row = self.row();
+        (row.status, row.code, row.description)
+    }
+
     /// What is wrong with this request in particular.
     fn detail(&self) -> Cow<'static, str> {
         match self {
@@ -235,7 +242,8 @@ impl ApiError {
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// When to come back, for refusals that pass.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::QueueFull { retry_after } => Some(*retry_after),
             Self::Draining | Self::SandboxUnavailable(_) | Self::StoreFull(_) => {
@@ -290,12 +298,18 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(up).max(1)
 }
 
-#[derive(Serialize)]
-struct ErrorDto<'a> {
+/// Why a request was not answered with what it asked for.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorDto<'a> {
+    /// What kind of error it is, for programs
     error_code: &'static str,
+    /// The same for people
     description: &'static str,
+    /// What is wrong with this request in particular
     error_detail: &'a str,
+    /// What to do about it
     solution: &'a str,
+    /// The name of the request, as in the header and in the log
     request_id: &'a str,
 }
 

@@ -1,8 +1,8 @@
 //! `serve`: the daemon, from its first probe to its last guest.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use executor_application::{ExecuteCode, ExitReason, Reports, SandboxDescription};
+use executor_application::{ExecuteCode, ExitReason, Reports, SandboxDescription, Traces};
 use executor_interfaces_http::{ApiState, ServerOptions, router};
 use tokio::{
     net::TcpListener,
@@ -19,8 +19,9 @@ use crate::{
     wiring::{self, Adapters, WorkspacePlace},
 };
 
-/// Serves until it is told to stop. Nothing listens before a sandbox was really started.
-pub(crate) async fn serve(config: &Config) -> Exit {
+/// Serves until it is told to stop. Nothing listens before a sandbox was really started. `traces`: where spans are
+/// exported, the links to those of others.
+pub(crate) async fn serve(config: &Config, traces: Option<Arc<dyn Traces>>) -> Exit {
     let mut stops = match signals::stops() {
         Ok(stops) => stops,
         Err(error) => {
@@ -40,7 +41,7 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         stop = signals::next(&mut stops) => return stop.exit_of_daemon(),
     };
     let adapters = match adapters {
-        Ok(adapters) => adapters,
+        Ok(adapters) => adapters.with_traces(traces),
         Err(error) => {
             terminal::failure(&error);
             return error.exit();
@@ -215,8 +216,6 @@ impl Daemon {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use executor_application::{
         CheckHealth, Options,
         fake::{FakeSandbox, NoWorkspaces, StoppedClock},

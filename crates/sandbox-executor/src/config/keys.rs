@@ -169,8 +169,8 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
-        title: "Logging",
-        keys: &[LOG_LEVEL, LOG_FORMAT],
+        title: "Logs and traces",
+        keys: &[LOG_LEVEL, LOG_FORMAT, OTEL_EXPORTER_OTLP_ENDPOINT],
     },
 ];
 
@@ -444,6 +444,14 @@ pub(crate) const LOG_FORMAT: Key = Key::new(
     Text,
     Unset("text on a terminal, else json"),
     "`text` or `json`. Logs go to stderr.",
+);
+
+pub(crate) const OTEL_EXPORTER_OTLP_ENDPOINT: Key = Key::new(
+    "otel_exporter_otlp_endpoint",
+    Text,
+    Unset("none"),
+    "The collector that traces are sent to by OTLP over HTTP, such as `http://localhost:4318`. Without it there are none. \
+     The SDK's other variables are read from the environment; see observability.md.",
 );
 
 #[cfg(test)]

@@ -85,6 +85,8 @@ pub struct Config {
     pub log_level: String,
     /// How log lines look; `None`: text on a terminal, else JSON.
     pub log_format: Option<LogFormat>,
+    /// Where traces are sent; `None`: nowhere.
+    pub otlp_endpoint: Option<Uri>,
 }
 
 impl Config {
@@ -358,6 +360,7 @@ impl Reader {
             heartbeat_interval: self.duration(&keys::HEARTBEAT_INTERVAL),
             log_level: self.required(&keys::LOG_LEVEL, String::new(), parse::log_level),
             log_format: self.optional(&keys::LOG_FORMAT, parse::log_format),
+            otlp_endpoint: self.optional(&keys::OTEL_EXPORTER_OTLP_ENDPOINT, parse::collector),
         }
     }
 

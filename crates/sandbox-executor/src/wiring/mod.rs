@@ -10,11 +10,12 @@ mod store;
 use std::{path::PathBuf, sync::Arc};
 
 use executor_application::{
-    CheckHealth, Clock, ExecuteCode, ExecutionStore, Options, Outbox, Retention, Sandbox,
-    WorkspaceError, Workspaces,
+    CheckHealth, Clock, ExecuteCode, ExecutionStore, Instruments, Options, Outbox, Retention,
+    Sandbox, Traces, WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
 use executor_infra_control_plane::OptionsError;
+use executor_infra_telemetry::Counters;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
 use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
 
@@ -90,6 +91,8 @@ pub struct Adapters {
     pub workspaces: Arc<dyn Workspaces>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
+    /// Are told what happens.
+    pub instruments: Instruments,
     /// Whether the root of the workspaces is the only workspace.
     single: bool,
 }
@@ -107,7 +110,20 @@ impl Adapters {
             single: place == WorkspacePlace::Configured && config.session.is_some(),
             workspaces: Arc::new(workspaces),
             clock: Arc::new(SystemClock),
+            instruments: Instruments {
+                telemetry: Arc::new(Counters::new(env!("CARGO_PKG_VERSION"))),
+                ..Instruments::default()
+            },
         })
+    }
+
+    /// The same with links to the traces of others, if there are any.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Option<Arc<dyn Traces>>) -> Self {
+        if let Some(traces) = traces {
+            self.instruments.traces = traces;
+        }
+        self
     }
 
     /// The use case on top of these adapters, which forgets everything with the process.
@@ -158,6 +174,7 @@ impl Adapters {
             },
             only_session: self.single.then(|| config.session.clone()).flatten(),
             cancel_abandoned: config.cancel_on_disconnect,
+            instruments: self.instruments.clone(),
         }
     }
 

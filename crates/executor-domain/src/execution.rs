@@ -26,6 +26,17 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every one of them.
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Timeout,
+        Self::Crashed,
+        Self::Cancelled,
+    ];
+
     /// The name as the API spells it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -30,6 +30,7 @@ pub use limits::{
 };
 pub use outcome::{
     CapturedOutput, Clock, CrashCause, Ending, GuestError, LimitHit, Outcome, Reason, Start, Usage,
+    unfinished_tail,
 };
 pub use source::{InvalidSource, MAX_CODE_BYTES, Source};
 pub use time::Timestamp;

@@ -29,7 +29,7 @@ impl CapturedOutput {
 }
 
 /// Length of the character that begins at the end of the text and does not end there: 0 to 3 bytes.
-fn unfinished_tail(bytes: &[u8]) -> usize {
+pub fn unfinished_tail(bytes: &[u8]) -> usize {
     (1..=bytes.len().min(3))
         .find(|length| {
             let tail = &bytes[bytes.len() - length..];

@@ -143,8 +143,12 @@ fn environment(fields: &Object<'_>, problems: &mut Problems) -> GuestEnvironment
         return GuestEnvironment::default();
     };
     let mut variables = BTreeMap::new();
+    let mut bytes = 0;
     let read = members(raw.get(), |name, value| match text_of(value) {
+        // Too many are looked at, but not kept: the whole is refused below, and must not become large before that.
+        Ok(_) if bytes > GuestEnvironment::MAX_BYTES => {}
         Ok(text) => {
+            bytes += name.len() + text.len() + 2;
             if variables.insert(name.clone(), text).is_some() {
                 problems.add(format_args!("env_vars.{name}"), "is given more than once");
             }

@@ -1,6 +1,7 @@
 //! The routes.
 
 mod execute;
+pub(crate) mod executions;
 mod health;
 mod info;
 
@@ -19,6 +20,12 @@ use crate::{ApiState, error::ApiError, middleware::attend};
 pub fn router(api: ApiState) -> Router {
     Router::new()
         .route("/execute", post(execute::execute))
+        .route("/executions", get(executions::list))
+        .route(
+            "/executions/{execution_id}",
+            get(executions::find).delete(executions::cancel),
+        )
+        .route("/executions/{execution_id}/events", get(executions::follow))
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
         .route("/info", get(info::info))

@@ -1,6 +1,7 @@
 //! The API as its clients see it: through the router, and over real sockets.
 
 mod api;
+mod executions;
 mod log;
 mod socket;
 

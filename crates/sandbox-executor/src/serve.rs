@@ -46,6 +46,13 @@ pub(crate) async fn serve(config: &Config) -> Exit {
             return error.exit();
         }
     };
+    let lasting = match adapters.lasting_execute_code(config).await {
+        Ok(lasting) => lasting,
+        Err(error) => {
+            terminal::failure(&error);
+            return error.exit();
+        }
+    };
     let bound = match TcpListener::bind(config.listen).await {
         Ok(listener) => listener.local_addr().map(|address| (listener, address)),
         Err(error) => Err(error),
@@ -60,22 +67,21 @@ pub(crate) async fn serve(config: &Config) -> Exit {
             return Exit::Usage;
         }
     };
-    raise_descriptor_limit();
-    let executor = adapters.execute_code(config);
-    let api = adapters.api(config, executor.clone());
+    let descriptors = raise_descriptor_limit();
+    let api = adapters.api(config, lasting.executor.clone());
     let reports = control_plane.map(|control_plane| {
-        let mut reports = adapters.reports(config, control_plane, &executor);
+        let mut reports = adapters.reports(config, control_plane, &lasting);
         reports.announce(address.port());
         reports
     });
-    announce(address, executor.sandbox());
+    announce(address, lasting.executor.sandbox());
     service_manager::ready();
     let daemon = Daemon {
         listener,
         reports,
-        executor,
+        executor: lasting.executor,
         api,
-        options: server_options(config),
+        options: server_options(config, descriptors),
         grace: config.shutdown_grace,
     };
     daemon.run(stops).await
@@ -83,7 +89,9 @@ pub(crate) async fn serve(config: &Config) -> Exit {
 
 /// Raises the limit of open descriptors as far as we may: every connection takes one, every run ten. Guests get a limit
 /// of their own.
-fn raise_descriptor_limit() {
+///
+/// Returns how many there may be.
+fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let maximum = getrlimit(Resource::Nofile).maximum;
@@ -97,11 +105,17 @@ fn raise_descriptor_limit() {
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open descriptors stays as it is");
     }
+    let current = getrlimit(Resource::Nofile).current;
+    current.map_or(usize::MAX, |current| {
+        usize::try_from(current).unwrap_or(usize::MAX)
+    })
 }
 
-/// As many connections as executions can be waited for, and some for health checks and those about to be told 429.
-fn server_options(config: &Config) -> ServerOptions {
+/// As many connections as executions can be waited for, and some for health checks and those about to be told 429; but
+/// connections never take more than half of all descriptors, so that idle ones cannot starve the runs.
+fn server_options(config: &Config, descriptors: usize) -> ServerOptions {
     const SPARE: usize = 256;
+    let most = descriptors / 2;
     let defaults = ServerOptions::default();
     let executions = config
         .capacity
@@ -110,7 +124,8 @@ fn server_options(config: &Config) -> ServerOptions {
     ServerOptions {
         max_connections: defaults
             .max_connections
-            .max(executions.saturating_add(SPARE)),
+            .max(executions.saturating_add(SPARE))
+            .min(most),
         ..defaults
     }
 }
@@ -148,8 +163,8 @@ struct Daemon {
 
 impl Daemon {
     /// Serves until it is told to stop; then accepts no more executions, answers health checks with 503, gives runs the
-    /// grace period, cancels the rest, stops listening once every guest is dead, and tells the control plane. Told twice, it
-    /// ends at once: guests die with the process.
+    /// grace period, kills the rest, stops listening once every guest is dead, tells the control plane, and closes the store.
+    /// Told twice, it ends at once: guests die with the process.
     async fn run(self, mut stops: mpsc::Receiver<Stop>) -> Exit {
         let (close, closed) = oneshot::channel::<()>();
         let shutdown = async {
@@ -188,6 +203,7 @@ impl Daemon {
                     .finish(exit_code, stop.reason(), time_for_reports(grace_ends))
                     .await;
             }
+            self.executor.close().await;
         };
         tokio::select! {
             () = drained => tracing::info!("stopped"),
@@ -325,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_the_grace_period_runs_are_cancelled() {
+    async fn after_the_grace_period_runs_are_killed_and_say_so() {
         let daemon = start(Duration::from_millis(1)).await;
         let answer = execute(daemon.address, "sleep 3600000");
         let sandbox = Arc::clone(&daemon.sandbox);
@@ -333,7 +349,8 @@ mod tests {
         daemon.told.send(Stop::Terminate).await.unwrap();
         assert_eq!(daemon.exit.await.unwrap(), Exit::Terminated);
         assert_eq!(sandbox.running(), 0);
-        assert!(answer.await.unwrap().contains("\"cancelled\""));
+        let answer = answer.await.unwrap();
+        assert!(answer.contains("\"executor_lost\""), "{answer}");
     }
 
     #[tokio::test]

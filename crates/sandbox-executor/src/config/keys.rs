@@ -118,12 +118,20 @@ pub const SECTIONS: &[Section] = &[
             EXECUTOR_REQUIRE_AUTH,
             EXECUTOR_ALLOW_ANONYMOUS,
             MAX_BODY_BYTES,
+            ASYNC_BY_DEFAULT,
             CANCEL_ON_DISCONNECT,
         ],
     },
     Section {
         title: "Workspaces and results",
-        keys: &[WORKSPACE_PATH, SESSION_ID, WORKSPACE_TTL, RESULT_TTL],
+        keys: &[
+            WORKSPACE_PATH,
+            SESSION_ID,
+            WORKSPACE_TTL,
+            STATE_PATH,
+            MAX_STATE_BYTES,
+            RESULT_TTL,
+        ],
     },
     Section {
         title: "What one run may use",
@@ -223,6 +231,13 @@ pub(crate) const MAX_BODY_BYTES: Key = Key::new(
     "The largest request body. The default has room for an event of 8 MiB and 1 MiB of code, each byte of it escaped.",
 );
 
+pub(crate) const ASYNC_BY_DEFAULT: Key = Key::new(
+    "async_by_default",
+    Switch,
+    Value("false"),
+    "Whether `POST /execute` is answered at once, with 200 and the status `pending`, where the caller prefers nothing.",
+);
+
 pub(crate) const CANCEL_ON_DISCONNECT: Key = Key::new(
     "cancel_on_disconnect",
     Switch,
@@ -252,11 +267,28 @@ pub(crate) const WORKSPACE_TTL: Key = Key::new(
     "How long the files of an idle session are kept. Checked, and without effect yet.",
 );
 
+pub(crate) const STATE_PATH: Key = Key::new(
+    "state_path",
+    Path,
+    Unset("beside the workspaces"),
+    "The directory that holds executions, results and undelivered reports, for one daemon at a time. Made where it is \
+     missing. No guest may see it: it is `.state` below the workspace path where nothing is said, and with a session id \
+     next to it, with `.state` behind its name. `none` keeps everything in memory, and loses it with the process.",
+);
+
+pub(crate) const MAX_STATE_BYTES: Key = Key::new(
+    "max_state_bytes",
+    Bytes,
+    Value("1 GiB"),
+    "Most bytes of executions and results that are kept; the oldest go first, and those whose report is not delivered \
+     last. At least 64 MiB.",
+);
+
 pub(crate) const RESULT_TTL: Key = Key::new(
     "result_ttl",
     Duration,
     Value("24h"),
-    "How long the result of an execution is remembered.",
+    "How long the result of an execution is kept. One whose report is not delivered is kept for longer.",
 );
 
 pub(crate) const DEFAULT_TIMEOUT: Key = Key::new(

@@ -160,6 +160,15 @@ pub(crate) fn workspace_path(text: &str) -> Result<PathBuf, Wrong> {
     Ok(path)
 }
 
+/// A directory, or `none`.
+pub(crate) fn directory_or_none(text: &str) -> Result<Option<PathBuf>, Wrong> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let path = std::path::absolute(path(text)?).map_err(|_| "must be a path, or none")?;
+    Ok(Some(path))
+}
+
 /// A bearer token: what fits into a header and has no end that an editor could have added.
 pub(crate) fn token(text: &str) -> Result<Secret, Wrong> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {

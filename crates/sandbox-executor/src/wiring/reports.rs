@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use executor_application::{
-    ControlPlane, ExecuteCode, MemoryOutbox, ReportOptions, ReportPorts, Reports,
-};
+use executor_application::{ControlPlane, ReportOptions, ReportPorts, Reports};
 use executor_infra_control_plane::{
     BearerToken, HttpControlPlane, HttpControlPlaneOptions, Identity,
 };
 
-use super::{Adapters, StartError};
+use super::{Adapters, Lasting, StartError};
 use crate::config::Config;
 
 /// The control plane that is configured; `None` where reports are switched off. Connects to nobody yet.
@@ -40,20 +38,18 @@ impl Adapters {
         &self,
         config: &Config,
         control_plane: Arc<dyn ControlPlane>,
-        executor: &ExecuteCode,
+        lasting: &Lasting,
     ) -> Reports {
-        let outbox = Arc::new(MemoryOutbox::default());
-        executor.keep_reports_in(Arc::clone(&outbox));
         let ports = ReportPorts {
             control_plane,
-            outbox,
+            outbox: Arc::clone(&lasting.outbox),
             clock: Arc::clone(&self.clock),
         };
         let options = ReportOptions {
             heartbeat_interval: config.heartbeat_interval,
             ..ReportOptions::default()
         };
-        Reports::start(ports, executor.running(), options)
+        Reports::start(ports, lasting.executor.running(), options)
     }
 }
 

@@ -28,8 +28,8 @@ const SOFTWARE: u8 = 70;
 
 /// A small control plane: keeps what Sandbox Executor reports, and shows it.
 ///
-/// The token is read from INTERNAL_API_TOKEN, or from the file that INTERNAL_API_TOKEN_FILE names; never from the command line,
-/// which every user of the host can read.
+/// The token is read from `INTERNAL_API_TOKEN`, or from the file that `INTERNAL_API_TOKEN_FILE` names; never from the command
+/// line, which every user of the host can read.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {

@@ -38,31 +38,35 @@ const LOOK: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown` is ready, then lets answers on their way finish. Dropping the future drops every connection.
-pub async fn serve(listener: TcpListener, plane: ControlPlane, shutdown: impl Future<Output = ()>) {
-    let router = plane.router();
+pub async fn serve(
+    listener: TcpListener,
+    reports: ControlPlane,
+    shutdown: impl Future<Output = ()>,
+) {
+    let router = reports.router();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // Nothing is ever sent: that the sender is gone means to stop.
-    let (stop, stopping) = watch::channel(());
+    let (open, closing) = watch::channel(());
     let mut connections = JoinSet::new();
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            _ = look.tick() => {
-                if let Err(error) = plane.lose().await {
+            _ = looks.tick() => {
+                if let Err(error) = reports.lose().await {
                     tracing::error!(error = &error as &dyn std::error::Error, "cannot look for lost executions");
                 }
             }
             (stream, place) = accept(&listener, &places) => {
-                connections.spawn(converse(stream, router.clone(), stopping.clone(), place));
+                connections.spawn(converse(stream, router.clone(), closing.clone(), place));
             }
         }
     }
     drop(listener);
-    drop(stop);
+    drop(open);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if timeout(GRACE, all_ended).await.is_err() {
         connections.shutdown().await;
@@ -93,7 +97,7 @@ async fn accept(
 async fn converse(
     stream: TcpStream,
     router: axum::Router,
-    mut stopping: watch::Receiver<()>,
+    mut closing: watch::Receiver<()>,
     _place: OwnedSemaphorePermit,
 ) {
     // What is lost without it is a delay.
@@ -107,7 +111,7 @@ async fn converse(
     let ended = timeout(LIFETIME, async {
         tokio::select! {
             ended = connection.as_mut() => ended,
-            _ = stopping.changed() => {
+            _ = closing.changed() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -23,10 +23,9 @@ async fn runs(daemon: &Daemon, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..count {
         let run = request("shell", "echo hi");
-        let answer = timeout(AS_EVER, daemon.execute(&run)).await;
-        let answer = answer
-            .expect("the control plane holds up a run")
-            .completed();
+        // Where this fails, the control plane has held up a run.
+        let answer = timeout(AS_EVER, daemon.execute(&run)).await.unwrap();
+        let answer = answer.completed();
         assert_eq!(answer["stdout"], "hi\n");
         ids.push(run["execution_id"].as_str().unwrap().to_owned());
     }
@@ -211,9 +210,9 @@ async fn what_ended_at_the_last_moment_is_delivered_before_the_end() {
         .map(|request| request.path)
         .collect();
     let id = last["execution_id"].as_str().unwrap();
-    let place = |end: &str| paths.iter().position(|path| path.ends_with(end)).unwrap();
+    let index_of = |end: &str| paths.iter().position(|path| path.ends_with(end)).unwrap();
     assert!(
-        place(&format!("/{id}/result")) < place("/containers/exited"),
+        index_of(&format!("/{id}/result")) < index_of("/containers/exited"),
         "{paths:?}"
     );
 }

@@ -20,14 +20,12 @@ pub(crate) fn pause(failures: u32, asked: Option<Duration>) -> Duration {
 
 /// The same with a chance between 0 and 1.
 fn pause_with(failures: u32, asked: Option<Duration>, chance: f64) -> Duration {
-    match asked {
-        Some(asked) => asked.clamp(SHORTEST, LONGEST).mul_f64(1.0 + 0.2 * chance),
-        None => {
-            let step = usize::try_from(failures.saturating_sub(1)).unwrap_or(usize::MAX);
-            let seconds = PAUSES[step.min(PAUSES.len() - 1)];
-            Duration::from_secs(seconds).mul_f64(0.8 + 0.4 * chance)
-        }
+    if let Some(asked) = asked {
+        return asked.clamp(SHORTEST, LONGEST).mul_f64(1.0 + 0.2 * chance);
     }
+    let step = usize::try_from(failures.saturating_sub(1)).unwrap_or(usize::MAX);
+    let seconds = PAUSES[step.min(PAUSES.len() - 1)];
+    Duration::from_secs(seconds).mul_f64(0.8 + 0.4 * chance)
 }
 
 #[cfg(test)]

@@ -18,12 +18,12 @@ use crate::{Outbox, StoreError};
 pub struct MemoryOutbox {
     max_reports: usize,
     max_bytes: usize,
-    shelf: Mutex<Shelf>,
+    waiting: Mutex<Waiting>,
     came: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Shelf {
+struct Waiting {
     /// Oldest first.
     reports: BTreeMap<u64, Execution>,
     numbers: HashMap<ExecutionId, u64>,
@@ -47,7 +47,7 @@ impl MemoryOutbox {
         Self {
             max_reports: max_reports.max(1),
             max_bytes,
-            shelf: Mutex::default(),
+            waiting: Mutex::default(),
             came: Notify::new(),
         }
     }
@@ -55,15 +55,15 @@ impl MemoryOutbox {
     /// Takes in the report of an execution that has ended.
     pub fn put(&self, execution: Execution) {
         let dropped = {
-            let mut shelf = self.shelf();
-            let before = shelf.dropped;
-            shelf.put(execution);
-            while shelf.reports.len() > self.max_reports
-                || (shelf.bytes > self.max_bytes && shelf.reports.len() > 1)
+            let mut waiting = self.lock();
+            let before = waiting.dropped;
+            waiting.put(execution);
+            while waiting.reports.len() > self.max_reports
+                || (waiting.bytes > self.max_bytes && waiting.reports.len() > 1)
             {
-                shelf.drop_oldest();
+                waiting.drop_oldest();
             }
-            (shelf.dropped > before).then_some(shelf.dropped)
+            (waiting.dropped > before).then_some(waiting.dropped)
         };
         if let Some(dropped) = dropped {
             tracing::error!(
@@ -76,16 +76,16 @@ impl MemoryOutbox {
 
     /// Reports that the control plane will never take.
     pub fn refusals(&self) -> u64 {
-        self.shelf().refused
+        self.lock().refused
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Nothing in here panics half-way through a change.
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Shelf {
+impl Waiting {
     fn put(&mut self, execution: Execution) {
         self.take(execution.id());
         self.bytes += size_of(&execution);
@@ -130,10 +130,10 @@ impl Outbox for MemoryOutbox {
         after: Option<ExecutionId>,
         limit: usize,
     ) -> Result<Vec<Execution>, StoreError> {
-        let shelf = self.shelf();
-        let after = after.and_then(|id| shelf.numbers.get(&id).copied());
+        let waiting = self.lock();
+        let after = after.and_then(|id| waiting.numbers.get(&id).copied());
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let reports = shelf.reports.range((from, Bound::Unbounded));
+        let reports = waiting.reports.range((from, Bound::Unbounded));
         Ok(reports
             .take(limit)
             .map(|(_, execution)| execution.clone())
@@ -141,15 +141,15 @@ impl Outbox for MemoryOutbox {
     }
 
     async fn delivered(&self, id: &ExecutionId) -> Result<(), StoreError> {
-        self.shelf().take(id);
+        self.lock().take(id);
         Ok(())
     }
 
     /// What a report without a store is kept for inspection in is the log.
     async fn refused(&self, id: &ExecutionId, _reason: &str) -> Result<(), StoreError> {
-        let mut shelf = self.shelf();
-        if shelf.take(id) {
-            shelf.refused += 1;
+        let mut waiting = self.lock();
+        if waiting.take(id) {
+            waiting.refused += 1;
         }
         Ok(())
     }
@@ -159,7 +159,7 @@ impl Outbox for MemoryOutbox {
     }
 
     fn backlog(&self) -> u64 {
-        self.shelf().reports.len() as u64
+        self.lock().reports.len() as u64
     }
 }
 

@@ -46,6 +46,20 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "executor-infra-store",
+        &[
+            "async-trait",
+            "executor-application",
+            "executor-domain",
+            "rusqlite",
+            "serde",
+            "serde_json",
+            "thiserror",
+            "tokio",
+            "tracing",
+        ],
+    ),
+    (
         "executor-infra-workspace",
         &[
             "async-trait",
@@ -90,6 +104,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "executor-application",
             "executor-domain",
             "executor-infra-isolation",
+            "executor-infra-store",
             "executor-infra-workspace",
             "executor-interfaces-http",
             "figment",
@@ -230,7 +245,7 @@ fn nobody_but_the_composition_root_sees_an_adapter() {
     assert_eq!(trespasses(&found), [""; 0]);
     // Positive control: there are adapters, and somebody uses them.
     let root = &found[COMPOSITION_ROOT];
-    assert_eq!(root.iter().filter(|name| is_adapter(name)).count(), 3);
+    assert_eq!(root.iter().filter(|name| is_adapter(name)).count(), 4);
 }
 
 #[test]

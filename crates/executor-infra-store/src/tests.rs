@@ -150,7 +150,7 @@ fn results() -> Vec<Execution> {
             truncated: false,
         },
         usage: Usage {
-            wall_time: Duration::from_micros(1),
+            wall_time: Duration::from_nanos(1_234_567_891),
             cpu_time: Some(Duration::from_secs(2)),
             peak_memory_bytes: Some(1 << 62),
             io_read_bytes: None,

@@ -82,6 +82,20 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "executor-infra-store",
+        &[
+            "async-trait",
+            "executor-application",
+            "executor-domain",
+            "rusqlite",
+            "serde",
+            "serde_json",
+            "thiserror",
+            "tokio",
+            "tracing",
+        ],
+    ),
+    (
         "executor-infra-workspace",
         &[
             "async-trait",
@@ -130,6 +144,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "executor-infra-control-plane",
             "executor-infra-isolation",
             "executor-infra-telemetry",
+            "executor-infra-store",
             "executor-infra-workspace",
             "executor-interfaces-http",
             "figment",

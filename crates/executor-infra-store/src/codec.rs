@@ -89,8 +89,8 @@ pub(crate) fn decode(columns: Columns) -> Result<(Outcome, Artifacts), String> {
             truncated: facts.stderr_truncated,
         },
         usage: Usage {
-            wall_time: Duration::from_micros(facts.wall_micros),
-            cpu_time: facts.cpu_micros.map(Duration::from_micros),
+            wall_time: Duration::from_nanos(facts.wall_nanos),
+            cpu_time: facts.cpu_nanos.map(Duration::from_nanos),
             peak_memory_bytes: facts.peak_memory_bytes,
             io_read_bytes: facts.io_read_bytes,
             io_write_bytes: facts.io_write_bytes,
@@ -110,8 +110,8 @@ struct Facts {
     ending: EndingFacts,
     stdout_truncated: bool,
     stderr_truncated: bool,
-    wall_micros: u64,
-    cpu_micros: Option<u64>,
+    wall_nanos: u64,
+    cpu_nanos: Option<u64>,
     peak_memory_bytes: Option<u64>,
     io_read_bytes: Option<u64>,
     io_write_bytes: Option<u64>,
@@ -129,8 +129,8 @@ impl Facts {
             ending: EndingFacts::from(&outcome.ending),
             stdout_truncated: outcome.stdout.truncated,
             stderr_truncated: outcome.stderr.truncated,
-            wall_micros: micros(usage.wall_time),
-            cpu_micros: usage.cpu_time.map(micros),
+            wall_nanos: nanos(usage.wall_time),
+            cpu_nanos: usage.cpu_time.map(nanos),
             peak_memory_bytes: usage.peak_memory_bytes,
             io_read_bytes: usage.io_read_bytes,
             io_write_bytes: usage.io_write_bytes,
@@ -147,9 +147,9 @@ impl Facts {
     }
 }
 
-/// Clocks resolve no more.
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+/// Five centuries of them, and nothing is rounded: what was answered once is answered again to the last digit.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -168,7 +168,7 @@ enum EndingFacts {
     TimedOut {
         #[serde(with = "ClockName")]
         clock: Clock,
-        allowed_micros: u64,
+        allowed_nanos: u64,
     },
     Signal {
         number: i32,
@@ -191,7 +191,7 @@ impl From<&Ending> for EndingFacts {
             },
             Ending::TimedOut { clock, allowed } => Self::TimedOut {
                 clock: *clock,
-                allowed_micros: micros(*allowed),
+                allowed_nanos: nanos(*allowed),
             },
             Ending::Crashed(CrashCause::Signal(number)) => Self::Signal { number: *number },
             Ending::Crashed(CrashCause::Memory) => Self::Memory,
@@ -226,10 +226,10 @@ impl EndingFacts {
             },
             Self::TimedOut {
                 clock,
-                allowed_micros,
+                allowed_nanos,
             } => Ending::TimedOut {
                 clock,
-                allowed: Duration::from_micros(allowed_micros),
+                allowed: Duration::from_nanos(allowed_nanos),
             },
             Self::Signal { number } => Ending::Crashed(CrashCause::Signal(number)),
             Self::Memory => Ending::Crashed(CrashCause::Memory),

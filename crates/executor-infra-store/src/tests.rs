@@ -150,7 +150,7 @@ fn results() -> Vec<Execution> {
             truncated: false,
         },
         usage: Usage {
-            wall_time: Duration::from_micros(1),
+            wall_time: Duration::from_nanos(1_234_567_891),
             cpu_time: Some(Duration::from_secs(2)),
             peak_memory_bytes: Some(1 << 62),
             io_read_bytes: None,
@@ -471,6 +471,23 @@ async fn results_go_after_their_time_whatever_the_clock_says() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_never_idle_tidies_up_nevertheless() {
+    let store = SqliteStore::in_memory(StoreOptions {
+        ttl: Duration::from_secs(1),
+        ..StoreOptions::default()
+    });
+    let store = store.unwrap();
+    keep(&store, &loud("old", 1)).await;
+    let tidied = async {
+        while store.may_know(&id("old")) {
+            store.check().await.unwrap();
+        }
+    };
+    let patience = Duration::from_secs(60);
+    tokio::time::timeout(patience, tidied).await.unwrap();
+}
+
+#[tokio::test]
 async fn above_the_cap_the_oldest_go_first_and_undelivered_ones_last() {
     let store = SqliteStore::in_memory(StoreOptions {
         max_bytes: 10_000,
@@ -564,6 +581,28 @@ async fn one_process_at_a_time() {
     assert!(matches!(second, Err(OpenError::InUse { .. })), "{second:?}");
     store.close().await;
     open(&directory, StoreOptions::default());
+}
+
+#[tokio::test]
+async fn whoever_locks_the_database_from_outside_delays_it_and_then_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, StoreOptions::default());
+    let impatient = store.writes().read("lose patience", |connection| {
+        connection.busy_timeout(Duration::from_millis(50)).unwrap();
+        Ok(())
+    });
+    impatient.await.unwrap();
+    let operator = Connection::open(database(&directory)).unwrap();
+    operator.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = store.check().await;
+    assert!(
+        matches!(refused, Err(StoreError::Failed { .. })),
+        "{refused:?}"
+    );
+    assert!(store.accept(&accepted("e"), PRINT).await.is_err());
+    assert_eq!(found(&store, "e").await, None, "reading goes on");
+    operator.execute_batch("ROLLBACK").unwrap();
+    keep(&store, &loud("e", 1)).await;
 }
 
 #[tokio::test]

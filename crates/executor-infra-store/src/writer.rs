@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -60,18 +60,18 @@ impl Writer {
     /// Writes until it is told to close, or nobody can tell it anything any more.
     pub(crate) fn run(mut self, queue: &Receiver<Order>) {
         let tick = self.options.tick();
-        let mut more_to_tend = false;
+        let mut tend_at = Instant::now() + tick;
         let closed = loop {
-            let patience = if more_to_tend { Duration::ZERO } else { tick };
+            // However much there is to write.
+            if Instant::now() >= tend_at {
+                self.remember();
+                let is_more = self.tend();
+                tend_at = Instant::now() + if is_more { Duration::ZERO } else { tick };
+            }
+            let patience = tend_at.saturating_duration_since(Instant::now());
             let mut next = match queue.recv_timeout(patience) {
                 Ok(order) => Some(order),
-                Err(RecvTimeoutError::Timeout) => {
-                    if !more_to_tend {
-                        self.remember();
-                    }
-                    more_to_tend = self.tend();
-                    continue;
-                }
+                Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => break None,
             };
             let mut batch = Vec::new();
@@ -93,7 +93,9 @@ impl Writer {
             }
             if !batch.is_empty() {
                 self.write(batch);
-                more_to_tend |= self.is_over_the_cap();
+                if self.is_over_the_cap() {
+                    tend_at = Instant::now();
+                }
             }
             match last {
                 Some(Order::Read(read, _room)) => read(&self.connection),

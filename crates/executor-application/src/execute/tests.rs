@@ -598,8 +598,14 @@ async fn without_a_record_of_its_acceptance_no_run_goes_on() {
     store.expect_accept().returning(|_, _| Err(full()));
     store.expect_forget().returning(|_| Ok(()));
     let (executor, sandbox) = on_store(store);
+    let begun = tokio::time::Instant::now();
     let waiting = executor.execute(command("a", "sleep 100000")).await;
     assert!(is_full(&waiting.unwrap_err()));
+    assert_eq!(
+        begun.elapsed(),
+        Duration::ZERO,
+        "it does not wait for the guest"
+    );
     let submission = executor.submit(command("b", "sleep 100000")).await.unwrap();
     assert!(is_full(&submission.keep().await.unwrap_err()));
     assert_eq!(sandbox.running(), 0);

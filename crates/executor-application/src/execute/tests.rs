@@ -877,10 +877,10 @@ async fn an_execution_names_the_step_of_a_trace_that_it_is() {
     assert_eq!(sandbox.started(), 1);
 
     let own = TraceParent::new(caller.trace_id(), 7, 1).unwrap();
-    let mut traces = crate::MockTraces::new();
-    traces.expect_name_of().return_const(Some(own));
+    let mut links = crate::MockTraces::new();
+    links.expect_name_of().return_const(Some(own));
     let instruments = Instruments {
-        traces: Arc::new(traces),
+        traces: Arc::new(links),
         ..Instruments::default()
     };
     let (exporting, _) = executor(Options {

@@ -126,15 +126,15 @@ const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
 
 #[tokio::test]
 async fn a_request_takes_its_place_in_its_callers_trace() {
-    let mut traces = MockTraces::new();
-    traces
+    let mut links = MockTraces::new();
+    links
         .expect_adopt()
         .withf(|_, parent| parent.to_string() == CALLER)
         .times(1)
         .return_const(());
-    traces.expect_name_of().return_const(None::<TraceParent>);
+    links.expect_name_of().return_const(None::<TraceParent>);
     let instruments = Instruments {
-        traces: Arc::new(traces),
+        traces: Arc::new(links),
         ..Instruments::default()
     };
     let api = Api::new(

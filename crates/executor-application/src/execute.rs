@@ -1,5 +1,7 @@
 //! The use case: run untrusted code and come back with its result.
 
+mod quota;
+
 use std::{
     path::Path,
     sync::{
@@ -21,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
-    Clock, Job, Sandbox, SandboxDescription, SandboxError, WorkspaceError, Workspaces,
+    Clock, Job, Sandbox, SandboxDescription, SandboxError, Wall, WorkspaceError, Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
     ledger::{Fingerprint, Ledger, Lookup, Progress, Registration, Retention},
 };
@@ -289,9 +291,29 @@ impl ExecuteCode {
         self.shared.admission.capacity()
     }
 
+    /// The only session that is served; `None`: any.
+    pub fn only_session(&self) -> Option<&SessionId> {
+        self.shared.only_session.as_ref()
+    }
+
     /// Where workspaces are kept, for people.
     pub fn workspace_root(&self) -> &Path {
         self.shared.workspaces.root()
+    }
+
+    /// Whether the size of a workspace is bounded, and how.
+    pub fn workspace_quota(&self) -> Wall {
+        self.shared.workspaces.quota()
+    }
+
+    /// Cancels every run of a session, waiting ones included, and returns once every guest of theirs is dead. Runs that
+    /// are submitted meanwhile are not among them.
+    pub async fn stop_session(&self, session: &SessionId) {
+        for (cancel, mut progress) in self.shared.ledger.unfinished_of(session) {
+            cancel.cancel();
+            // An error means that its task is gone, and its guest with it.
+            let _ = progress.wait_for(Progress::is_over).await;
+        }
     }
 
     /// What the sandbox is made of.
@@ -409,7 +431,8 @@ impl Run {
             limits,
             workspace: workspace.path().to_owned(),
         };
-        let outcome = self.shared.sandbox.run(job, cancelled).await?;
+        let sandbox = &*self.shared.sandbox;
+        let outcome = quota::run_within(sandbox, &*workspace, job, cancelled).await?;
         self.shared.note_duration(outcome.usage.wall_time);
         let artifacts = workspace.changes().await?;
         drop(slot);
@@ -484,10 +507,7 @@ impl Submission {
     pub async fn finished(mut self) -> Result<Execution, ExecuteError> {
         let last = self
             .progress
-            .wait_for(|progress| match progress {
-                Progress::Live(execution) => execution.status().is_final(),
-                Progress::Failed(_) => true,
-            })
+            .wait_for(Progress::is_over)
             .await
             .map(|progress| progress.clone());
         match last {

@@ -16,7 +16,7 @@ use executor_domain::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Job, LanguageSupport, Sandbox, SandboxDescription, SandboxError, Wall, Workspace,
+    Clock, Job, LanguageSupport, Overflow, Sandbox, SandboxDescription, SandboxError, Wall, Workspace,
     WorkspaceError, Workspaces,
 };
 
@@ -219,6 +219,10 @@ impl Workspaces for NoWorkspaces {
     fn root(&self) -> &Path {
         Path::new("/nonexistent")
     }
+
+    fn quota(&self) -> Wall {
+        Wall::off("workspace_quota", "there are no files")
+    }
 }
 
 struct NoWorkspace(PathBuf);
@@ -231,6 +235,10 @@ impl Workspace for NoWorkspace {
 
     async fn changes(&self) -> Result<Artifacts, WorkspaceError> {
         Ok(Artifacts::default())
+    }
+
+    async fn overflows(&self, _max_bytes: u64) -> Overflow {
+        std::future::pending().await
     }
 }
 

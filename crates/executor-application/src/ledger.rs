@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use executor_domain::{Execution, ExecutionId};
+use executor_domain::{Execution, ExecutionId, SessionId};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +47,16 @@ pub(crate) enum Progress {
     Live(Execution),
     /// We failed it.
     Failed(Arc<RunFailure>),
+}
+
+impl Progress {
+    /// Whether nothing more will happen.
+    pub(crate) fn is_over(&self) -> bool {
+        match self {
+            Self::Live(execution) => execution.status().is_final(),
+            Self::Failed(_) => true,
+        }
+    }
 }
 
 /// One registration in the ledger. An id that is forgotten and registered again gets another one.
@@ -169,6 +179,22 @@ impl Ledger {
         }
     }
 
+    /// Every run of a session that has not ended: how to cancel it, and how far it has come.
+    pub(crate) fn unfinished_of(
+        &self,
+        session: &SessionId,
+    ) -> Vec<(CancellationToken, watch::Receiver<Progress>)> {
+        let book = self.book();
+        let unfinished = book.entries.values().filter(|entry| {
+            let progress = entry.progress.borrow();
+            matches!(&*progress, Progress::Live(execution) if execution.session() == session)
+                && !progress.is_over()
+        });
+        unfinished
+            .map(|entry| (entry.cancel.clone(), entry.progress.clone()))
+            .collect()
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         // Nothing in here panics half-way through a change.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
@@ -209,7 +235,7 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
-    use executor_domain::{SessionId, Timestamp};
+    use executor_domain::Timestamp;
 
     use super::*;
 

@@ -14,6 +14,7 @@ pub mod fake;
 mod health;
 mod ledger;
 mod ports;
+mod sessions;
 
 pub use admission::Capacity;
 pub use description::{LanguageSupport, SandboxDescription, Wall, WallState};
@@ -21,12 +22,16 @@ pub use execute::{ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure
 pub use health::{CheckHealth, Health, Unhealthy};
 pub use ledger::Retention;
 pub use ports::{
-    Clock, ControlPlane, Delivery, ExitReason, Job, Outbox, PortError, Report, Sandbox,
-    SandboxError, StoreError, Workspace, WorkspaceError, Workspaces,
+    ArchiveFormat, Clock, Condition, Content, ControlPlane, Delivery, DiskUse, Entry, EntryKind,
+    ExitReason, FilesError, Found, Holdings, Job, ListQuery, Listing, Outbox, Overflow, PortError,
+    Report, Sandbox, SandboxError, SessionFiles, SessionUse, StoreError, Upload, Workspace,
+    WorkspaceError, Workspaces,
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use ports::{
-    MockClock, MockControlPlane, MockOutbox, MockSandbox, MockWorkspace, MockWorkspaces,
+    MockClock, MockControlPlane, MockOutbox, MockSandbox, MockSessionFiles, MockWorkspace,
+    MockWorkspaces,
 };
+pub use sessions::{CleanUp, ManageSessions, Removals};
 /// Cancels a run: see [`Sandbox::run`].
 pub use tokio_util::sync::CancellationToken;

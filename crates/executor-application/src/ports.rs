@@ -1,5 +1,6 @@
 //! What the use cases need of the world, as traits. Each doc comment binds whoever implements the trait.
 
+mod files;
 mod reports;
 
 use std::{error::Error, path::Path, path::PathBuf};
@@ -12,9 +13,15 @@ use executor_domain::{
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::description::SandboxDescription;
+use crate::description::{SandboxDescription, Wall};
 
+pub use files::{
+    ArchiveFormat, Condition, Content, DiskUse, Entry, EntryKind, FilesError, Found, Holdings,
+    ListQuery, Listing, Overflow, SessionFiles, SessionUse, Upload,
+};
 pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
+#[cfg(any(test, feature = "mocks"))]
+pub use files::MockSessionFiles;
 #[cfg(any(test, feature = "mocks"))]
 pub use reports::{MockControlPlane, MockOutbox};
 
@@ -107,6 +114,9 @@ pub trait Workspaces: Send + Sync {
 
     /// Where workspaces are kept, for people.
     fn root(&self) -> &Path;
+
+    /// Whether the size of a workspace is bounded, and how.
+    fn quota(&self) -> Wall;
 }
 
 /// The directory of a session, opened for one run.
@@ -119,6 +129,11 @@ pub trait Workspace: Send + Sync {
     /// Regular files created or changed since the workspace was opened. MUST NOT follow a link, nor read anything but
     /// regular files, and MUST be bounded in count, bytes, depth and time: a guest made all of this.
     async fn changes(&self) -> Result<Artifacts, WorkspaceError>;
+
+    /// Waits until the workspace takes more than `max_bytes`, or has more files than it may; for ever where that never
+    /// happens. Notices it while a run writes: how late, is the adapter's to say. Ready at once where a workspace was
+    /// over its bounds before. Cancel safe.
+    async fn overflows(&self, max_bytes: u64) -> Overflow;
 }
 
 /// Tells the time of day. For people and reports: what is measured runs on tokio's clock.

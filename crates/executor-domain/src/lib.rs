@@ -18,6 +18,7 @@ mod limits;
 mod outcome;
 mod source;
 mod time;
+mod workspace_path;
 
 pub use artifact::{Artifact, ArtifactKind, Artifacts};
 pub use environment::{EnvironmentError, GuestEnvironment};
@@ -33,3 +34,4 @@ pub use outcome::{
 };
 pub use source::{InvalidSource, MAX_CODE_BYTES, Source};
 pub use time::Timestamp;
+pub use workspace_path::{InvalidPath, WorkspacePath, is_deceptive};

@@ -24,7 +24,7 @@ pub use ledger::Retention;
 pub use ports::{
     ArchiveFormat, Clock, Condition, Content, ControlPlane, Delivery, DiskUse, Entry, EntryKind,
     ExitReason, FilesError, Found, Holdings, Job, ListQuery, Listing, Outbox, Overflow, PortError,
-    Report, Sandbox, SandboxError, SessionFiles, SessionUse, StoreError, Upload, Workspace,
+    Report, Sandbox, SandboxError, SessionFiles, SessionUse, StoreError, Stored, Upload, Workspace,
     WorkspaceError, Workspaces,
 };
 #[cfg(any(test, feature = "mocks"))]

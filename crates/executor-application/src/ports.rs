@@ -17,7 +17,7 @@ use crate::description::{SandboxDescription, Wall};
 
 pub use files::{
     ArchiveFormat, Condition, Content, DiskUse, Entry, EntryKind, FilesError, Found, Holdings,
-    ListQuery, Listing, Overflow, SessionFiles, SessionUse, Upload,
+    ListQuery, Listing, Overflow, SessionFiles, SessionUse, Stored, Upload,
 };
 pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
 #[cfg(any(test, feature = "mocks"))]
@@ -132,8 +132,8 @@ pub trait Workspace: Send + Sync {
 
     /// Waits until the workspace takes more than `max_bytes`, or has more files than it may; for ever where that never
     /// happens. Notices it while a run writes: how late, is the adapter's to say. Ready at once where a workspace was
-    /// over its bounds before. Cancel safe.
-    async fn overflows(&self, max_bytes: u64) -> Overflow;
+    /// over its bounds before, and with `None` where nobody looks. Cancel safe.
+    async fn overflows(&self, max_bytes: u64) -> Option<Overflow>;
 }
 
 /// Tells the time of day. For people and reports: what is measured runs on tokio's clock.

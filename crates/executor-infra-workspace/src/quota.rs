@@ -122,6 +122,20 @@ impl Accounts {
         self.lock().remove(session);
     }
 
+    /// A session that was made just now, on the disk of this directory, takes nothing yet.
+    pub(crate) fn begin(&self, session: &SessionId, directory: &OwnedFd) {
+        let counted = Counted {
+            usage: Usage {
+                complete: true,
+                ..Usage::default()
+            },
+            at: Instant::now(),
+            free: Free::on(directory),
+            runs: 0,
+        };
+        self.lock().insert(session.clone(), counted);
+    }
+
     /// Counts what a session takes, and remembers it. Blocks.
     pub(crate) fn count(
         &self,

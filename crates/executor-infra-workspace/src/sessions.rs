@@ -236,7 +236,8 @@ impl Root {
     fn create(&self, session: &SessionId) -> Result<Arc<OwnedFd>, WorkspaceError> {
         let fail = |error: Errno| failed(CREATE_SESSION, &self.path_of(session))(error);
         match mkdirat(&self.directory, session.as_str(), Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => self.accounts.begin(session, &self.directory),
+            Err(Errno::EXIST) => {}
             Err(error) => return Err(fail(error)),
         }
         self.open_existing(session)?
@@ -424,13 +425,13 @@ impl Workspace for OpenWorkspace {
 
     /// As late as a few hundredths of a second, on a machine that is not overloaded. When the future is dropped, a walk
     /// that has begun ends by itself.
-    async fn overflows(&self, max_bytes: u64) -> Overflow {
+    async fn overflows(&self, max_bytes: u64) -> Option<Overflow> {
         let watch = Watch {
             accounts: Arc::clone(&self.root.accounts),
             session: self.session.clone(),
             workspace: Arc::clone(&self.held.directory),
             allowance: Allowance::new(max_bytes, self.root.options.max_files),
         };
-        watch.overflows().await
+        Some(watch.overflows().await)
     }
 }

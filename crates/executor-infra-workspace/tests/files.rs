@@ -23,7 +23,7 @@ use std::{
 
 use executor_application::{
     ArchiveFormat, Condition, Content, Entry, EntryKind, FilesError, Found, ListQuery, Listing,
-    Overflow, SessionFiles, Workspaces,
+    Overflow, SessionFiles, Stored, Workspaces,
 };
 use executor_domain::{SessionId, WorkspacePath};
 use support::{Place, guest, is_root, session};
@@ -50,7 +50,10 @@ async fn put_if(
     for chunk in content.chunks(100_000) {
         upload.write(chunk).await?;
     }
-    upload.commit().await
+    match upload.commit().await? {
+        Stored::Created(entry) | Stored::Replaced(entry) => Ok(entry),
+        unpacked @ Stored::Unpacked(_) => panic!("{unpacked:?}"),
+    }
 }
 
 async fn put(place: &Place, name: &str, content: &[u8]) -> Result<Entry, FilesError> {
@@ -63,7 +66,7 @@ async fn unpack(
     archive: &[u8],
     format: ArchiveFormat,
     max_bytes: u64,
-) -> Result<Entry, FilesError> {
+) -> Result<Stored, FilesError> {
     let files = &place.workspaces;
     let directory = directory.map(path);
     let mut upload = files.unpack(&s(), directory, format, max_bytes).await?;
@@ -181,12 +184,12 @@ async fn a_file_that_shrinks_under_its_reader_is_an_error_and_one_that_grows_is_
 #[tokio::test]
 async fn conditions_hold_when_the_file_is_replaced() {
     let place = Place::new();
-    let failed = |result: Result<Entry, FilesError>| {
+    fn failed<T: std::fmt::Debug>(result: Result<T, FilesError>) {
         assert!(
             matches!(result, Err(FilesError::ConditionFailed)),
             "{result:?}"
         );
-    };
+    }
     failed(put_if(&place, "f", b"x", Condition::Present, MANY).await);
     let first = put_if(&place, "f", b"one", Condition::Absent, MANY)
         .await

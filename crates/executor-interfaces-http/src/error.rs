@@ -1,5 +1,7 @@
 //! What a client may read of an error: one table.
 
+mod files;
+
 use std::{borrow::Cow, error::Error, sync::Arc, time::Duration};
 
 use axum::{
@@ -9,6 +11,7 @@ use axum::{
 use executor_application::{ExecuteError, RunFailure, SandboxError};
 use serde::Serialize;
 
+pub(crate) use self::files::FilesProblem;
 use crate::{problems::Problems, request, request_id::RequestId, response::json};
 
 /// When to come back to a daemon that is draining or broken: by then whoever restarts it has noticed.
@@ -53,6 +56,8 @@ pub(crate) enum ApiError {
     Draining,
     /// A sandbox cannot be started.
     SandboxUnavailable(Cause),
+    /// It is about a session and its files.
+    Files(FilesProblem),
     /// We failed.
     Internal(Cause),
 }
@@ -159,6 +164,7 @@ impl ApiError {
                 "The executor cannot run code now",
                 "Send the request again after the time in the Retry-After header, or to another instance",
             ),
+            Self::Files(problem) => problem.row(),
             Self::Internal(_) => Row::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Executor.InternalError",
@@ -191,6 +197,7 @@ impl ApiError {
             }
             Self::Draining => "the executor is shutting down".into(),
             Self::SandboxUnavailable(_) => "a sandbox cannot be started".into(),
+            Self::Files(problem) => problem.detail(),
             Self::Internal(_) => "the cause is in the executor's log under the request_id".into(),
         }
     }
@@ -207,6 +214,7 @@ impl ApiError {
     pub(crate) fn cause(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::SandboxUnavailable(cause) | Self::Internal(cause) => Some(cause.as_ref()),
+            Self::Files(problem) => problem.cause(),
             _ => None,
         }
     }
@@ -231,6 +239,9 @@ impl ApiError {
         }
         if matches!(self, Self::Unauthorized) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Self::Files(problem) = self {
+            problem.add_headers(headers);
         }
         if matches!(self, Self::BodyTooLarge { .. } | Self::BodyTimeout { .. }) {
             // What is left of the body is not waited for, so no other request can follow it.

@@ -209,7 +209,7 @@ fn unfinished_tail(bytes: &[u8]) -> usize {
 }
 
 /// RFC 3339 in UTC with microseconds; `None` for a time beyond what its four-digit years can say.
-fn rfc3339(time: Timestamp) -> Option<String> {
+pub(crate) fn rfc3339(time: Timestamp) -> Option<String> {
     DateTime::from_timestamp_micros(time.unix_micros())
         .map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }

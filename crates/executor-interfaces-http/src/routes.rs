@@ -1,8 +1,10 @@
 //! The routes.
 
 mod execute;
+mod files;
 mod health;
 mod info;
+mod sessions;
 
 use axum::{
     Router,
@@ -22,6 +24,7 @@ pub fn router(api: ApiState) -> Router {
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
         .route("/info", get(info::info))
+        .merge(sessions::routes(&api))
         .fallback(async || ApiError::NoSuchRoute)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(axum::middleware::from_fn(attend))

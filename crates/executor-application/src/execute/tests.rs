@@ -344,6 +344,7 @@ async fn the_workspace_is_opened_before_the_run_and_scanned_after_it() {
             .expect_changes()
             .times(1)
             .return_once(move || Ok(found));
+        workspace.expect_overflows().return_const(None);
         Ok(Box::new(workspace))
     });
     let executor = ExecuteCode::new(
@@ -356,4 +357,29 @@ async fn the_workspace_is_opened_before_the_run_and_scanned_after_it() {
     assert!(
         matches!(execution.state(), State::Finished { artifacts, .. } if **artifacts == expected)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_a_session_stops_its_runs_and_no_others() {
+    let (executor, sandbox) = executor(capacity(2, 2));
+    let mut other = command("other", "sleep 50\nreturn 1");
+    other.session_id = SessionId::parse("other").unwrap();
+    let other = executor.submit(other).unwrap();
+    let running = executor.submit(command("running", "sleep 100000")).unwrap();
+    let waiting = executor.submit(command("waiting", "sleep 100000")).unwrap();
+    until(|| sandbox.running() == 2).await;
+
+    executor
+        .stop_session(&SessionId::parse("session").unwrap())
+        .await;
+    for stopped in [running, waiting] {
+        let ended = stopped.finished().await.unwrap();
+        assert_eq!(ended.status(), Status::Cancelled);
+    }
+    let ended = other.finished().await.unwrap();
+    assert_eq!(ended.status(), Status::Completed);
+    // Whoever has nothing to stop waits for nothing.
+    executor
+        .stop_session(&SessionId::parse("nobody").unwrap())
+        .await;
 }

@@ -208,7 +208,18 @@ pub trait Upload: Send {
 
     /// Puts everything in its place, at once. MUST be atomic: at any moment, whoever looks sees the old file or the new
     /// one, also after a crash; of an archive, each of its files is so, and none is touched where any cannot be taken.
-    async fn commit(self: Box<Self>) -> Result<Entry, FilesError>;
+    async fn commit(self: Box<Self>) -> Result<Stored, FilesError>;
+}
+
+/// What an upload has become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// A file that was not there before.
+    Created(Entry),
+    /// A file that took another one's place.
+    Replaced(Entry),
+    /// The files of an archive: how many.
+    Unpacked(usize),
 }
 
 /// The files of sessions. Nothing here follows a link, opens anything but regular files and directories, or reaches

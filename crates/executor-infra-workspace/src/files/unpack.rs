@@ -11,18 +11,17 @@ use std::{
     path::Path,
 };
 
-use executor_application::{ArchiveFormat, Entry, FilesError, Overflow};
+use executor_application::{ArchiveFormat, FilesError, Overflow, Stored};
 use executor_domain::{SessionId, WorkspacePath};
 use rustix::{
-    fs::{FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, renameat},
+    fs::{FileType, Mode, OFlags, fchmod, mkdirat, openat, renameat},
     io::Errno,
 };
 use tar::EntryType;
 
-use super::{entry, find};
+use super::find;
 use crate::{
-    beneath, error::failed, metadata::Metadata, names, sessions::Root, state::give_to,
-    usage::Allowance,
+    beneath, error::failed, names, sessions::Root, state::give_to, usage::Allowance,
 };
 
 const UNPACK: &str = "unpack an archive";
@@ -48,7 +47,7 @@ pub(super) fn unpack(
     directory: Option<&WorkspacePath>,
     format: ArchiveFormat,
     room: Allowance,
-) -> Result<Entry, FilesError> {
+) -> Result<Stored, FilesError> {
     let (name, tree) = root
         .state
         .stage_directory()
@@ -223,7 +222,7 @@ impl Unpacked<'_> {
         self,
         session: &SessionId,
         directory: Option<&WorkspacePath>,
-    ) -> Result<Entry, FilesError> {
+    ) -> Result<Stored, FilesError> {
         let fail = |error| self.root.trouble(session, UNPACK, error);
         let held = self.root.use_or_create(session)?;
         let _commit = self.root.commit();
@@ -250,13 +249,7 @@ impl Unpacked<'_> {
             renameat(&from, name, &to, name).map_err(fail)?;
         }
         self.root.accounts.forget(session);
-        let found = Metadata::from(fstat(&place).map_err(fail)?);
-        let path = match directory {
-            Some(path) => path.clone(),
-            // The workspace itself has no path within itself; its name there is no file's.
-            None => WorkspacePath::parse("workspace").map_err(|_| FilesError::NoFile)?,
-        };
-        Ok(entry(path, &found, "inode/directory".to_owned()))
+        Ok(Stored::Unpacked(self.files.len()))
     }
 }
 

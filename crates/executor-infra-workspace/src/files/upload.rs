@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use executor_application::{ArchiveFormat, Condition, Entry, FilesError, Overflow, Upload};
+use executor_application::{ArchiveFormat, Condition, FilesError, Overflow, Stored, Upload};
 use executor_domain::{SessionId, WorkspacePath};
 use rustix::{
     fs::{
@@ -202,7 +202,7 @@ impl Root {
         file: &File,
         path: &WorkspacePath,
         condition: &Condition,
-    ) -> Result<Entry, FilesError> {
+    ) -> Result<Stored, FilesError> {
         let fail = |error| self.trouble(session, WRITE, error);
         let held = self.use_or_create(session)?;
         let (directory, name) = path.split();
@@ -233,7 +233,12 @@ impl Root {
         let mut head = vec![0; HEAD_BYTES];
         let length = file.read_at(&mut head, 0).unwrap_or_default();
         let mime_type = media_type(path.as_str(), &head[..length], length as u64 == placed.size);
-        Ok(entry(path.clone(), &placed, mime_type))
+        let placed = entry(path.clone(), &placed, mime_type);
+        Ok(if found.is_some() {
+            Stored::Replaced(placed)
+        } else {
+            Stored::Created(placed)
+        })
     }
 
     /// Opens a directory below a workspace, and makes what is missing of its path.
@@ -286,14 +291,14 @@ impl Upload for Staged {
     }
 
     /// When the future is dropped, what was begun is carried to its end, unobserved.
-    async fn commit(mut self: Box<Self>) -> Result<Entry, FilesError> {
+    async fn commit(mut self: Box<Self>) -> Result<Stored, FilesError> {
         self.flush().await?;
         apart("put an upload in its place", move || self.finish()).await
     }
 }
 
 impl Staged {
-    fn finish(&mut self) -> Result<Entry, FilesError> {
+    fn finish(&mut self) -> Result<Stored, FilesError> {
         // Runs and other uploads may have filled the workspace since.
         if let Some(directory) = self.root.open_existing(&self.session)? {
             self.rest = self.root.rest(&self.session, &directory, &self.target)?;

@@ -1,6 +1,6 @@
 //! `serve`: the daemon, from its first probe to its last guest.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use executor_application::{ExecuteCode, SandboxDescription};
 use executor_interfaces_http::{ApiState, ServerOptions, router};
@@ -53,8 +53,11 @@ pub(crate) async fn serve(config: &Config) -> Exit {
     };
     raise_descriptor_limit();
     let executor = adapters.execute_code(config);
-    let api = adapters.api(config, executor.clone());
+    let sessions = adapters.manage_sessions(config, executor.clone());
+    let api = adapters.api(config, executor.clone(), Arc::clone(&sessions));
     announce(address, executor.sandbox());
+    // Removing a session survives being broken off at any point.
+    let cleaning = tokio::spawn(async move { sessions.keep_clean().await });
     let daemon = Daemon {
         listener,
         executor,
@@ -62,7 +65,9 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         options: server_options(config),
         grace: config.shutdown_grace,
     };
-    daemon.run(stops).await
+    let exit = daemon.run(stops).await;
+    cleaning.abort();
+    exit
 }
 
 /// Raises the limit of open descriptors as far as we may: every connection takes one, every run ten. Guests get a limit

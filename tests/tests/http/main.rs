@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "this is how a test fails")]
 
 mod examples;
+mod files;
 mod operation;
 mod requests;
 mod runs;

@@ -48,6 +48,10 @@ pub struct Config {
     pub session: Option<SessionId>,
     /// How long an idle session's files are kept.
     pub workspace_ttl: Duration,
+    /// How full the disk may become before idle sessions are removed sooner, in percent; 100: never.
+    pub workspace_high_water: u8,
+    /// Files and directories of a workspace.
+    pub max_workspace_files: u64,
     /// How long results are remembered.
     pub result_ttl: Duration,
     /// What one run may use.
@@ -323,6 +327,16 @@ impl Reader {
                 SessionId::parse(text).map_err(|error| error.to_string())
             }),
             workspace_ttl: self.duration(&keys::WORKSPACE_TTL),
+            workspace_high_water: self.required(
+                &keys::WORKSPACE_HIGH_WATER,
+                100,
+                parse::percent,
+            ),
+            max_workspace_files: self.required(
+                &keys::MAX_WORKSPACE_FILES,
+                1,
+                parse::number(1, MOST_WORKSPACE_FILES),
+            ),
             result_ttl: self.duration(&keys::RESULT_TTL),
             limits: self.limits(),
             capacity: self.capacity(),
@@ -504,6 +518,9 @@ impl Reader {
 
 /// Bodies are held in memory, several at a time.
 const MAX_BODY_CEILING: u64 = 1 << 30;
+
+/// More than anybody can wait for when they are counted, which takes about a microsecond each.
+const MOST_WORKSPACE_FILES: u64 = 10_000_000;
 
 /// More than any host can run or should let wait.
 const MOST_EXECUTIONS: u32 = 1_000_000;

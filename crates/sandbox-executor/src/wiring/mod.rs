@@ -8,7 +8,8 @@ mod platform;
 use std::{path::PathBuf, sync::Arc};
 
 use executor_application::{
-    CheckHealth, Clock, ExecuteCode, Options, Retention, Sandbox, WorkspaceError, Workspaces,
+    CheckHealth, CleanUp, Clock, ExecuteCode, ManageSessions, Options, Retention, Sandbox,
+    SessionFiles, WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
@@ -68,6 +69,8 @@ pub struct Adapters {
     pub sandbox: Arc<dyn Sandbox>,
     /// Keeps workspaces.
     pub workspaces: Arc<dyn Workspaces>,
+    /// Brings and fetches their files.
+    pub files: Arc<dyn SessionFiles>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
     /// Whether the root of the workspaces is the only workspace.
@@ -82,10 +85,12 @@ impl Adapters {
         let sandbox = platform::start(config)
             .await
             .map_err(StartError::Isolation)?;
+        let workspaces = Arc::new(workspaces);
         Ok(Self {
             sandbox,
             single: place == WorkspacePlace::Configured && config.session.is_some(),
-            workspaces: Arc::new(workspaces),
+            files: Arc::clone(&workspaces) as Arc<_>,
+            workspaces,
             clock: Arc::new(SystemClock),
         })
     }
@@ -110,8 +115,30 @@ impl Adapters {
         )
     }
 
-    /// The REST interface of the use case.
-    pub fn api(&self, config: &Config, executor: ExecuteCode) -> ApiState {
+    /// The use case that looks after the sessions of this executor.
+    pub fn manage_sessions(&self, config: &Config, executor: ExecuteCode) -> Arc<ManageSessions> {
+        let clean_up = CleanUp {
+            ttl: config.workspace_ttl,
+            high_water_percent: config.workspace_high_water,
+            // Sessions may be kept for seconds, and are then looked for as often.
+            period: config.workspace_ttl.min(CleanUp::default().period),
+            ..CleanUp::default()
+        };
+        Arc::new(ManageSessions::new(
+            Arc::clone(&self.files),
+            executor,
+            Arc::clone(&self.clock),
+            clean_up,
+        ))
+    }
+
+    /// The REST interface of the use cases.
+    pub fn api(
+        &self,
+        config: &Config,
+        executor: ExecuteCode,
+        sessions: Arc<ManageSessions>,
+    ) -> ApiState {
         let health = CheckHealth::new(
             executor.clone(),
             Arc::clone(&self.sandbox),
@@ -126,7 +153,7 @@ impl Adapters {
             version: env!("CARGO_PKG_VERSION"),
             ..ApiOptions::default()
         };
-        ApiState::new(executor, Arc::new(health), options)
+        ApiState::new(executor, Arc::new(health), options).with_sessions(sessions)
     }
 
     /// Where a session's files are on the host.
@@ -142,6 +169,7 @@ impl Adapters {
 fn workspaces(config: &Config, place: WorkspacePlace) -> Result<SessionWorkspaces, WorkspaceError> {
     let options = WorkspaceOptions {
         owner: guests_apart(config).map(|(uid, gid)| Owner { uid, gid }),
+        max_files: config.max_workspace_files,
         ..WorkspaceOptions::default()
     };
     match place {

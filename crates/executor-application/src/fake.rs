@@ -16,8 +16,8 @@ use executor_domain::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Job, LanguageSupport, Listener, OutputStream, Sandbox, SandboxDescription, SandboxError,
-    Wall, Workspace, WorkspaceError, Workspaces,
+    Clock, Job, LanguageSupport, Listener, OutputStream, Overflow, Sandbox, SandboxDescription,
+    SandboxError, Wall, Workspace, WorkspaceError, Workspaces,
 };
 
 /// A sandbox that isolates nothing and needs nothing. Its guests are written in a language of their own, one command a
@@ -231,6 +231,10 @@ impl Workspaces for NoWorkspaces {
     fn root(&self) -> &Path {
         Path::new("/nonexistent")
     }
+
+    fn quota(&self) -> Wall {
+        Wall::off("workspace_quota", "there are no files")
+    }
 }
 
 struct NoWorkspace(PathBuf);
@@ -243,6 +247,10 @@ impl Workspace for NoWorkspace {
 
     async fn changes(&self) -> Result<Artifacts, WorkspaceError> {
         Ok(Artifacts::default())
+    }
+
+    async fn overflows(&self, _max_bytes: u64) -> Option<Overflow> {
+        None
     }
 }
 

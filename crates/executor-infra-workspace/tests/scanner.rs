@@ -15,7 +15,6 @@ use std::{
         fs::{PermissionsExt, symlink},
         net::UnixListener,
     },
-    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
@@ -24,7 +23,7 @@ use std::{
 use executor_application::Workspace;
 use executor_domain::{ArtifactKind, Artifacts};
 use executor_infra_workspace::ScanLimits;
-use support::{Place, is_root};
+use support::{Place, is_root, swap};
 
 /// `printf hello | sha256sum`
 const HELLO: &str = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
@@ -495,18 +494,4 @@ async fn swapping_files_and_links_during_scans_gives_away_nothing() {
         assert_ne!(file.checksum, SECRET, "{file:?}");
         assert_eq!(file.checksum, HELLO, "{file:?}");
     }
-}
-
-/// Replaces `file` and `directory` by links to their namesakes outside, and by themselves again.
-fn swap(workspace: &Path, outside: &Path) {
-    let at = |name: &str| workspace.join(name);
-    symlink(outside.join("file"), at(".link")).unwrap();
-    fs::rename(at(".link"), at("file")).unwrap();
-    fs::write(at(".file"), "hello").unwrap();
-    fs::rename(at(".file"), at("file")).unwrap();
-
-    fs::rename(at("directory"), at(".directory")).unwrap();
-    symlink(outside, at("directory")).unwrap();
-    fs::remove_file(at("directory")).unwrap();
-    fs::rename(at(".directory"), at("directory")).unwrap();
 }

@@ -36,7 +36,7 @@ pub use ports::{
     MockClock, MockControlPlane, MockExecutionStore, MockOutbox, MockOutputListener, MockSandbox,
     MockWorkspace, MockWorkspaces,
 };
-pub use reports::{DeliveryBounds, MemoryOutbox, ReportOptions, ReportPorts, Reports};
+pub use reports::{DeliveryBounds, ReportOptions, ReportPorts, Reports};
 pub use running::Running;
 /// Cancels a run: see [`Sandbox::run`].
 pub use tokio_util::sync::CancellationToken;

@@ -20,7 +20,7 @@ use crate::{
     open::{self, Opened},
     queue::{Order, Queue, Write},
     rows,
-    writer::{Shared, Writer},
+    writer::{Shared, TRIAL_BYTES, Writer},
 };
 
 /// Longest reason that is kept of a refused report, in bytes.
@@ -129,6 +129,7 @@ impl SqliteStore {
             options,
             time: StoreTime::open(clocks, remembered, options.ttl),
             totals,
+            unwritten: TRIAL_BYTES,
             _lock: opened.lock,
         };
         let (writes, queue) = Queue::new();

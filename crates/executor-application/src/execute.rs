@@ -24,8 +24,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
-    Clock, Events, ExecutionStore, MemoryStore, Page, Position, Query, Retention, Sandbox,
-    SandboxDescription, SandboxError, StoreError, Summary, WorkspaceError, Workspaces,
+    Clock, Events, ExecutionStore, Instruments, Levels, MemoryStore, Page, Position, Query,
+    Retention, Running, Sandbox, SandboxDescription, SandboxError, StoreError, Summary,
+    WorkspaceError, Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
     ledger::{Ledger, Live, Lookup},
 };
@@ -89,6 +90,18 @@ pub enum RunFailure {
     Lost,
 }
 
+impl RunFailure {
+    /// The part that failed, in one word for those who count.
+    pub const fn part(&self) -> &'static str {
+        match self {
+            Self::Sandbox(_) => "sandbox",
+            Self::Workspace(_) => "workspace",
+            Self::Store(_) => "store",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// What is configurable about the use case.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -102,6 +115,8 @@ pub struct Options {
     pub only_session: Option<SessionId>,
     /// Whether a run is cancelled once everybody who waited for it has gone.
     pub cancel_abandoned: bool,
+    /// Who is told what happens.
+    pub instruments: Instruments,
 }
 
 /// Runs untrusted code. Cheap to clone: clones share everything.
@@ -118,6 +133,7 @@ struct Shared {
     policy: LimitPolicy,
     only_session: Option<SessionId>,
     cancel_abandoned: bool,
+    instruments: Instruments,
     admission: Admission,
     ledger: Ledger,
     /// How long a run typically takes, in microseconds: a moving average.
@@ -125,6 +141,8 @@ struct Shared {
     runs: TaskTracker,
     /// Cancels every run.
     cancel_all: CancellationToken,
+    /// Those whose guests run now, for heartbeats.
+    running: Running,
 }
 
 /// Why an id is not registered.
@@ -166,11 +184,13 @@ impl ExecuteCode {
                 policy: options.policy,
                 only_session: options.only_session,
                 cancel_abandoned: options.cancel_abandoned,
+                instruments: options.instruments,
                 admission: Admission::new(options.capacity),
                 ledger: Ledger::default(),
                 typical_micros: AtomicU64::new(0),
                 runs: TaskTracker::new(),
                 cancel_all: CancellationToken::new(),
+                running: Running::default(),
             }),
         }
     }
@@ -334,6 +354,29 @@ impl ExecuteCode {
     /// Guests that run now.
     pub fn active(&self) -> usize {
         self.shared.admission.running()
+    }
+
+    /// Those whose guests run now.
+    pub fn running(&self) -> Running {
+        self.shared.running.clone()
+    }
+
+    /// What can be counted now.
+    pub fn levels(&self) -> Levels {
+        let admission = &self.shared.admission;
+        let capacity = admission.capacity();
+        Levels {
+            running: admission.running(),
+            waiting: admission.waiting(),
+            max_running: capacity.running.max(1),
+            max_waiting: capacity.queued,
+            ..Levels::default()
+        }
+    }
+
+    /// Who is told what happens.
+    pub fn instruments(&self) -> &Instruments {
+        &self.shared.instruments
     }
 
     /// Whether no more commands are accepted.

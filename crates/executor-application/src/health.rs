@@ -47,6 +47,12 @@ impl Unhealthy {
 /// Finds out whether the executor can do its work, by trying.
 pub struct CheckHealth {
     executor: ExecuteCode,
+    looker: Arc<Looker>,
+}
+
+/// Looks, and remembers what it saw.
+struct Looker {
+    executor: ExecuteCode,
     sandbox: Arc<dyn Sandbox>,
     workspaces: Arc<dyn Workspaces>,
     last: Mutex<Option<(Instant, Health)>>,
@@ -60,19 +66,32 @@ impl CheckHealth {
         workspaces: Arc<dyn Workspaces>,
     ) -> Self {
         Self {
+            looker: Arc::new(Looker {
+                executor: executor.clone(),
+                sandbox,
+                workspaces,
+                last: Mutex::new(None),
+            }),
             executor,
-            sandbox,
-            workspaces,
-            last: Mutex::new(None),
         }
     }
 
     /// Tries to start a sandbox and to write to workspace and store, unless somebody did within the last second. Those who
-    /// ask at the same time share one look. Cancel safe.
+    /// ask at the same time share one look. Cancel safe: a look that was begun goes on to its end and counts, so that
+    /// asking and hanging up costs no more than asking.
     pub async fn check(&self) -> Health {
         if self.executor.is_draining() {
             return Health::Unhealthy(Unhealthy::Draining);
         }
+        let looker = Arc::clone(&self.looker);
+        tokio::spawn(async move { looker.recent().await })
+            .await
+            .unwrap_or_else(|lost| Health::Unhealthy(Unhealthy::Sandbox(chain(&lost))))
+    }
+}
+
+impl Looker {
+    async fn recent(&self) -> Health {
         let mut last = self.last.lock().await;
         if let Some((at, health)) = &*last
             && at.elapsed() < LOOK_COUNTS_FOR
@@ -148,6 +167,29 @@ mod tests {
         }
         tokio::time::advance(LOOK_COUNTS_FOR).await;
         assert_eq!(health.check().await, Health::Healthy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_hangs_up_has_looked_nevertheless() {
+        let mut sandbox = crate::MockSandbox::new();
+        sandbox.expect_check().times(1).returning(|| Ok(()));
+        let health = check(Arc::new(sandbox), writable());
+        for _ in 0..100 {
+            let mut asked = Box::pin(health.check());
+            // Polled once, and dropped.
+            assert!(futures_poll(&mut asked).await.is_none());
+            drop(asked);
+        }
+        assert_eq!(health.check().await, Health::Healthy);
+    }
+
+    /// What a future comes to if it is polled just once.
+    async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = std::future::ready(()) => None,
+        }
     }
 
     #[tokio::test]

@@ -16,6 +16,8 @@ mod health;
 mod ledger;
 mod memory;
 mod ports;
+mod reports;
+mod running;
 mod transcript;
 
 pub use admission::Capacity;
@@ -25,15 +27,18 @@ pub use execute::{ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure
 pub use health::{CheckHealth, Health, Unhealthy};
 pub use memory::{MemoryStore, Retention};
 pub use ports::{
-    Clock, ControlPlane, Cursor, Delivery, ExecutionStore, ExitReason, Fingerprint, Job, Kept,
-    Listener, Outbox, OutputListener, OutputStream, Page, PortError, Query, Report, Sandbox,
-    SandboxError, StoreError, Summary, Workspace, WorkspaceError, Workspaces,
+    AnsweredRequest, Clock, ControlPlane, Cursor, Delivery, EndedRun, ExecutionStore, ExitReason,
+    Fingerprint, Instruments, Job, Kept, Levels, Listener, Outbox, OutputListener, OutputStream,
+    Page, PortError, Query, Report, Sandbox, SandboxError, StoreError, Summary, Telemetry,
+    TextFormat, Traces, WarmSlots, Workspace, WorkspaceError, Workspaces,
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use ports::{
     MockClock, MockControlPlane, MockExecutionStore, MockOutbox, MockOutputListener, MockSandbox,
-    MockWorkspace, MockWorkspaces,
+    MockTelemetry, MockTraces, MockWorkspace, MockWorkspaces,
 };
+pub use reports::{DeliveryBounds, MemoryOutbox, ReportOptions, ReportPorts, Reports};
+pub use running::Running;
 /// Cancels a run: see [`Sandbox::run`].
 pub use tokio_util::sync::CancellationToken;
 pub use transcript::Position;

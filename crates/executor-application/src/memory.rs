@@ -218,12 +218,27 @@ fn misused(step: &'static str, why: &'static str) -> StoreError {
 
 /// Roughly how many bytes a result takes in memory: what a guest can make large, and a flat sum for the rest.
 fn size_of(execution: &Execution) -> usize {
-    use executor_domain::Ending;
+    use executor_domain::{Ending, State};
 
     const FLAT: usize = 1024;
-    let Some(outcome) = execution.outcome() else {
+    let State::Finished {
+        outcome, artifacts, ..
+    } = execution.state()
+    else {
         return FLAT;
     };
+    let files: usize = artifacts
+        .files
+        .iter()
+        .map(|file| {
+            size_of_val(file) + file.path.len() + file.mime_type.len() + file.checksum.len()
+        })
+        .sum();
+    let skipped: usize = artifacts
+        .skipped
+        .iter()
+        .map(|line| size_of_val(line) + line.len())
+        .sum();
     let ending = match &outcome.ending {
         Ending::Completed { return_value } => return_value.as_str().len(),
         Ending::Failed { error, .. } => {
@@ -231,7 +246,9 @@ fn size_of(execution: &Execution) -> usize {
         }
         _ => 0,
     };
-    FLAT + ending + outcome.stdout.bytes.len() + outcome.stderr.bytes.len()
+    // Capacity: what is reserved is taken as well.
+    let output = outcome.stdout.bytes.capacity() + outcome.stderr.bytes.capacity();
+    FLAT + ending + output + files + skipped
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod output;
 mod reports;
 mod store;
+mod telemetry;
 
 use std::{error::Error, path::Path, path::PathBuf};
 
@@ -19,11 +20,15 @@ use crate::description::SandboxDescription;
 pub use output::{Listener, OutputListener, OutputStream};
 pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
 pub use store::{Cursor, ExecutionStore, Fingerprint, Kept, Page, Query, Summary};
+pub use telemetry::{
+    AnsweredRequest, EndedRun, Instruments, Levels, Telemetry, TextFormat, Traces, WarmSlots,
+};
 #[cfg(any(test, feature = "mocks"))]
 pub use {
     output::MockOutputListener,
     reports::{MockControlPlane, MockOutbox},
     store::MockExecutionStore,
+    telemetry::{MockTelemetry, MockTraces},
 };
 
 /// Whatever an adapter failed with.

@@ -8,6 +8,7 @@ use axum::{
 };
 use executor_application::{ExecuteError, RunFailure, SandboxError, StoreError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     problems::Problems, request, request_id::RequestId, response::json, routes::executions,
@@ -30,6 +31,8 @@ pub(crate) enum ApiError {
     InvalidParameters(Problems),
     /// The token is missing or wrong.
     Unauthorized,
+    /// The request names another host than this one.
+    ForeignHost,
     /// There is no such execution.
     NoSuchExecution,
     /// There is no such route.
@@ -128,6 +131,12 @@ impl ApiError {
                 "The request is not authorized",
                 "Send the daemon's token as `Authorization: Bearer …`",
             ),
+            Self::ForeignHost => Row::new(
+                StatusCode::FORBIDDEN,
+                "Executor.Forbidden",
+                "The request is not meant for this host",
+                "Call the daemon by its address or as localhost, or set INTERNAL_API_TOKEN",
+            ),
             Self::NoSuchExecution => Row::new(
                 StatusCode::NOT_FOUND,
                 "Executor.NotFound",
@@ -191,6 +200,12 @@ impl ApiError {
         }
     }
 
+    /// Its row for whoever describes the API: status, code and description.
+    pub(crate) fn summary(&self) -> (StatusCode, &'static str, &'static str) {
+        let row = self.row();
+        (row.status, row.code, row.description)
+    }
+
     /// What is wrong with this request in particular.
     fn detail(&self) -> Cow<'static, str> {
         match self {
@@ -199,6 +214,11 @@ impl ApiError {
                 problems.to_string().into()
             }
             Self::Unauthorized => "the token is missing or wrong".into(),
+            Self::ForeignHost => {
+                "without a token, this daemon serves this host alone, and the Host header \
+                                  names another one"
+                    .into()
+            }
             Self::NoSuchExecution => "no execution of this id is known".into(),
             Self::NoSuchRoute => "no route matches the path".into(),
             Self::MethodNotAllowed => "the path exists, but not with this method".into(),
@@ -222,7 +242,8 @@ impl ApiError {
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// When to come back, for refusals that pass.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::QueueFull { retry_after } => Some(*retry_after),
             Self::Draining | Self::SandboxUnavailable(_) | Self::StoreFull(_) => {
@@ -277,12 +298,18 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(up).max(1)
 }
 
-#[derive(Serialize)]
-struct ErrorDto<'a> {
+/// Why a request was not answered with what it asked for.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorDto<'a> {
+    /// What kind of error it is, for programs
     error_code: &'static str,
+    /// The same for people
     description: &'static str,
+    /// What is wrong with this request in particular
     error_detail: &'a str,
+    /// What to do about it
     solution: &'a str,
+    /// The name of the request, as in the header and in the log
     request_id: &'a str,
 }
 

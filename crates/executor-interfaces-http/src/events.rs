@@ -17,7 +17,7 @@ use executor_domain::{Execution, Status};
 use futures_util::stream;
 use serde::Serialize;
 
-use crate::response::{ExecutionDto, unfinished_tail};
+use crate::response::ExecutionDto;
 
 /// How often a silent stream says that it is there, so that no proxy takes it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -167,7 +167,7 @@ impl Decoder {
         self.held.extend_from_slice(bytes);
         let rest = self
             .held
-            .split_off(self.held.len() - unfinished_tail(&self.held));
+            .split_off(self.held.len() - executor_domain::unfinished_tail(&self.held));
         let whole = std::mem::replace(&mut self.held, rest);
         String::from_utf8_lossy(&whole).into_owned()
     }

@@ -5,6 +5,7 @@
 mod examples;
 mod executions;
 mod killed;
+mod observe;
 mod operation;
 mod requests;
 mod runs;

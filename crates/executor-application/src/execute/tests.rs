@@ -21,6 +21,7 @@ fn command(id: &str, code: &str) -> ExecuteCommand {
         environment: GuestEnvironment::default(),
         stdin: None,
         limits: RequestedLimits::default(),
+        trace_parent: None,
     }
 }
 
@@ -723,4 +724,186 @@ async fn a_kept_run_that_we_fail_has_crashed_and_its_caller_can_see_it() {
     let ended = submission.finished().await.unwrap();
     assert_eq!(reason(&ended), Some(Reason::ExecutorLost));
     assert_eq!(executor.find(&id("e")).await.unwrap(), Some(ended));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reports_sees_what_runs_and_not_what_waits() {
+    let (executor, sandbox) = executor(capacity(1, 1));
+    let running = executor.running();
+    let first = executor.submit(command("a", "sleep 1000")).await.unwrap();
+    let second = executor.submit(command("b", "exit 3")).await.unwrap();
+    until(|| sandbox.running() == 1).await;
+    assert_eq!(running.count(), 1);
+    first.finished().await.unwrap();
+    second.finished().await.unwrap();
+    assert_eq!(running.count(), 0);
+}
+
+/// Remembers what it is told, in order.
+#[derive(Default)]
+struct Scribe(std::sync::Mutex<Vec<String>>);
+
+impl Scribe {
+    fn note(&self, line: String) {
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl crate::Telemetry for Scribe {
+    fn execution_ended(&self, ended: &EndedRun<'_>) {
+        self.note(format!(
+            "{} {} waited {:?} sandboxed {:?}",
+            ended.language,
+            ended.execution.status().as_str(),
+            ended.waited,
+            ended.sandboxed,
+        ));
+    }
+
+    fn execution_failed(&self, language: Language, failure: &RunFailure) {
+        self.note(format!("{language} {failure}"));
+    }
+
+    fn request_answered(&self, _: &crate::AnsweredRequest<'_>) {}
+
+    fn text(&self, _: &Levels, _: crate::TextFormat) -> String {
+        String::new()
+    }
+}
+
+fn listened(options: Options) -> (Options, Arc<Scribe>) {
+    let listener = Arc::new(Scribe::default());
+    let instruments = Instruments {
+        telemetry: Arc::clone(&listener) as Arc<_>,
+        ..Instruments::default()
+    };
+    let options = Options {
+        instruments,
+        ..options
+    };
+    (options, listener)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_counts_is_told_of_every_end_before_the_caller() {
+    let (options, listener) = listened(capacity(1, 1));
+    let (executor, _) = executor(options);
+    let first = executor
+        .submit(command("first", "sleep 2000"))
+        .await
+        .unwrap();
+    let second = executor
+        .submit(command("second", "sleep 10\nexit 3"))
+        .await
+        .unwrap();
+    assert_eq!(listener.heard(), [""; 0]);
+    first.finished().await.unwrap();
+    assert_eq!(listener.heard().len(), 1);
+    second.finished().await.unwrap();
+    assert_eq!(
+        listener.heard(),
+        [
+            "python completed waited 0ns sandboxed Some(2s)",
+            "python failed waited 2s sandboxed Some(10ms)",
+        ]
+    );
+    // A result that is remembered was counted once.
+    executor
+        .execute(command("second", "sleep 10\nexit 3"))
+        .await
+        .unwrap();
+    assert_eq!(listener.heard().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_counts_is_told_of_what_never_ran_and_of_what_we_failed() {
+    let (options, listener) = listened(capacity(1, 1));
+    let (executor, _) = executor(options);
+    let _first = executor
+        .submit(command("first", "sleep 2000"))
+        .await
+        .unwrap();
+    let second = executor.submit(command("second", "exit 3")).await.unwrap();
+    tokio::task::yield_now().await;
+    executor.drain(Duration::ZERO).await;
+    second.finished().await.unwrap();
+    let heard = listener.heard();
+    assert!(
+        heard.contains(&"python crashed waited 0ns sandboxed None".to_owned()),
+        "{heard:?}"
+    );
+
+    let (options, listener) = listened(Options::default());
+    let mut broken = crate::MockSandbox::new();
+    let description = FakeSandbox::default().description().clone();
+    broken.expect_description().return_const(description);
+    broken.expect_run().returning(|_, _| {
+        Err(SandboxError::Failed {
+            step: "open the door",
+            source: "no key".into(),
+        })
+    });
+    let executor = ExecuteCode::new(
+        Arc::new(broken),
+        Arc::new(NoWorkspaces),
+        Arc::new(StoppedClock),
+        options,
+    );
+    executor.execute(command("e", "")).await.unwrap_err();
+    assert_eq!(listener.heard(), ["python the sandbox failed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn levels_are_what_runs_and_waits() {
+    let (executor, sandbox) = executor(capacity(2, 3));
+    let submissions: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .map(|id| executor.submit(command(id, "sleep 1000")).await.unwrap())
+        .collect();
+    while sandbox.running() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let levels = executor.levels();
+    assert_eq!((levels.running, levels.waiting), (2, 1));
+    assert_eq!((levels.max_running, levels.max_waiting), (2, 3));
+    for submission in submissions {
+        submission.finished().await.unwrap();
+    }
+}
+
+const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
+
+#[tokio::test]
+async fn an_execution_names_the_step_of_a_trace_that_it_is() {
+    let caller = TraceParent::parse(CALLER).unwrap();
+    let traced = |id: &str| ExecuteCommand {
+        trace_parent: Some(caller),
+        ..command(id, "return 1")
+    };
+
+    // Where no span is exported, what is reported hangs below the caller's own step.
+    let (plain, sandbox) = executor(Options::default());
+    let execution = plain.execute(traced("e")).await.unwrap();
+    assert_eq!(execution.trace_parent(), Some(caller));
+    // The same request in another trace is the same request.
+    plain.execute(command("e", "return 1")).await.unwrap();
+    assert_eq!(sandbox.started(), 1);
+
+    let own = TraceParent::new(caller.trace_id(), 7, 1).unwrap();
+    let mut links = crate::MockTraces::new();
+    links.expect_name_of().return_const(Some(own));
+    let instruments = Instruments {
+        traces: Arc::new(links),
+        ..Instruments::default()
+    };
+    let (exporting, _) = executor(Options {
+        instruments,
+        ..Options::default()
+    });
+    let execution = exporting.execute(traced("e")).await.unwrap();
+    assert_eq!(execution.trace_parent(), Some(own));
 }

@@ -39,7 +39,11 @@ pub(super) async fn capture(
         };
         match read {
             // An error on a pipe of ours means that there is nothing more to read, whatever it says.
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => {
+                // It is kept for a day. What was reserved and not needed is not.
+                kept.bytes.shrink_to_fit();
+                return;
+            }
             Ok(_) if room == 0 => kept.truncated = true,
             Ok(read) => {
                 let new = &kept.bytes[kept.bytes.len() - read..];

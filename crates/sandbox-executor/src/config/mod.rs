@@ -73,6 +73,8 @@ pub struct Config {
     pub cgroup_parent: Option<PathBuf>,
     /// Where the control plane is; `None`: there is none.
     pub control_plane: Option<Uri>,
+    /// What the paths of reports begin with.
+    pub control_plane_prefix: String,
     /// The name for the control plane; `None`: the host's.
     pub container_id: Option<String>,
     /// The Kubernetes pod, for the control plane.
@@ -83,6 +85,8 @@ pub struct Config {
     pub log_level: String,
     /// How log lines look; `None`: text on a terminal, else JSON.
     pub log_format: Option<LogFormat>,
+    /// Where traces are sent; `None`: nowhere.
+    pub otlp_endpoint: Option<Uri>,
 }
 
 impl Config {
@@ -346,11 +350,17 @@ impl Reader {
             },
             cgroup_parent: self.optional(&keys::CGROUP_PARENT, parse::absolute_path),
             control_plane: self.required(&keys::CONTROL_PLANE_URL, None, parse::control_plane),
+            control_plane_prefix: self.required(
+                &keys::CONTROL_PLANE_PREFIX,
+                String::new(),
+                parse::url_path,
+            ),
             container_id: self.optional(&keys::CONTAINER_ID, parse::name),
             pod_name: self.optional(&keys::POD_NAME, parse::name),
             heartbeat_interval: self.duration(&keys::HEARTBEAT_INTERVAL),
             log_level: self.required(&keys::LOG_LEVEL, String::new(), parse::log_level),
             log_format: self.optional(&keys::LOG_FORMAT, parse::log_format),
+            otlp_endpoint: self.optional(&keys::OTEL_EXPORTER_OTLP_ENDPOINT, parse::collector),
         }
     }
 

@@ -4,20 +4,24 @@ mod clock;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "elsewhere.rs")]
 mod platform;
+mod reports;
 mod store;
 
 use std::{path::PathBuf, sync::Arc};
 
 use executor_application::{
-    CheckHealth, Clock, ExecuteCode, ExecutionStore, Options, Outbox, Retention, Sandbox,
-    WorkspaceError, Workspaces,
+    CheckHealth, Clock, ExecuteCode, ExecutionStore, Instruments, Options, Outbox, Retention,
+    Sandbox, Traces, WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
+use executor_infra_control_plane::OptionsError;
+use executor_infra_telemetry::Counters;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
 use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
 
 pub use clock::SystemClock;
 pub use platform::{IsolationError, examine};
+pub use reports::control_plane;
 pub use store::StoreFailure;
 
 use crate::{config::Config, exit::Exit};
@@ -56,13 +60,16 @@ pub enum StartError {
     /// Executions and results cannot be kept.
     #[error("executions and results cannot be kept; see STATE_PATH")]
     Store(#[source] StoreFailure),
+    /// The control plane cannot be talked to, whether or not it is there.
+    #[error("the control plane cannot be talked to; see CONTROL_PLANE_URL")]
+    ControlPlane(#[source] OptionsError),
 }
 
 impl StartError {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Isolation(_) => Exit::Unavailable,
-            Self::Workspaces(_) | Self::Store(_) => Exit::Usage,
+            Self::Workspaces(_) | Self::Store(_) | Self::ControlPlane(_) => Exit::Usage,
         }
     }
 }
@@ -84,6 +91,8 @@ pub struct Adapters {
     pub workspaces: Arc<dyn Workspaces>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
+    /// Are told what happens.
+    pub instruments: Instruments,
     /// Whether the root of the workspaces is the only workspace.
     single: bool,
 }
@@ -101,7 +110,20 @@ impl Adapters {
             single: place == WorkspacePlace::Configured && config.session.is_some(),
             workspaces: Arc::new(workspaces),
             clock: Arc::new(SystemClock),
+            instruments: Instruments {
+                telemetry: Arc::new(Counters::new(env!("CARGO_PKG_VERSION"))),
+                ..Instruments::default()
+            },
         })
+    }
+
+    /// The same with links to the traces of others, if there are any.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Option<Arc<dyn Traces>>) -> Self {
+        if let Some(traces) = traces {
+            self.instruments.traces = traces;
+        }
+        self
     }
 
     /// The use case on top of these adapters, which forgets everything with the process.
@@ -152,6 +174,7 @@ impl Adapters {
             },
             only_session: self.single.then(|| config.session.clone()).flatten(),
             cancel_abandoned: config.cancel_on_disconnect,
+            instruments: self.instruments.clone(),
         }
     }
 
@@ -165,6 +188,7 @@ impl Adapters {
         let options = ApiOptions {
             access: match config.inbound_token() {
                 Some(token) => Access::Bearer(BearerToken::new(token.expose())),
+                None if config.listen.ip().is_loopback() => Access::ThisHost,
                 None => Access::Anyone,
             },
             max_body_bytes: config.max_body_bytes,

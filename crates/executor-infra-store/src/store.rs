@@ -132,13 +132,13 @@ impl SqliteStore {
             unwritten: TRIAL_BYTES,
             _lock: opened.lock,
         };
-        let (writes, queue) = Queue::new();
+        let (orders, queue) = Queue::new();
         thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(&queue))
             .map_err(OpenError::Thread)?;
         let reads = match opened.reader {
-            None => writes.clone(),
+            None => orders.clone(),
             Some(reader) => {
                 let (reads, queue) = Queue::new();
                 thread::Builder::new()
@@ -149,7 +149,7 @@ impl SqliteStore {
             }
         };
         Ok(Self {
-            writes,
+            writes: orders,
             reads,
             shared,
         })
@@ -190,7 +190,9 @@ fn read(connection: Connection, queue: &Receiver<Order>) {
                 return;
             }
             // Nobody sends these here.
-            _ => {}
+            Order::Write(..) => {}
+            #[cfg(test)]
+            Order::Tend(_) => {}
         }
     }
 }

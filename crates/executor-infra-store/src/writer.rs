@@ -199,7 +199,7 @@ impl Writer {
         let effect = committed().map_err(Cause::new)?;
         self.totals.ended = ended;
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
-        self.note(effect);
+        self.note(&effect);
         for write in writes {
             if let Write::Accept(execution, _) = write {
                 // Once more: an older execution of this id may have gone, and have taken the mark along.
@@ -210,7 +210,7 @@ impl Writer {
     }
 
     /// Brings what is counted in memory up to date with what was committed.
-    pub(crate) fn note(&mut self, effect: Effect) {
+    pub(crate) fn note(&mut self, effect: &Effect) {
         self.totals.bytes += effect.bytes;
         self.totals.waiting += effect.waiting;
         let waiting = u64::try_from(self.totals.waiting).unwrap_or(0);

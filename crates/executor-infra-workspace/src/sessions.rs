@@ -28,6 +28,7 @@ use crate::{
     quota::{Accounts, Watch},
     scan,
     scan::ScanLimits,
+    seen::Seen,
     state::{InUse, State, TryUse, give_to},
     temporary::TemporaryDirectory,
     usage::Allowance,
@@ -142,6 +143,7 @@ pub(crate) struct Root {
     clock: FileClock,
     pub(crate) options: WorkspaceOptions,
     pub(crate) accounts: Arc<Accounts>,
+    pub(crate) seen: Seen,
     /// Held while something from outside is put into a workspace, or taken out of it: what was looked at is what is
     /// changed, as far as we have a say in it.
     pub(crate) commits: Mutex<()>,
@@ -179,6 +181,7 @@ impl Root {
             clock,
             options,
             accounts: Arc::default(),
+            seen: Seen::default(),
             commits: Mutex::default(),
             _temporary: temporary,
         });
@@ -407,20 +410,30 @@ impl Workspace for OpenWorkspace {
 
     /// When the future is dropped, a scan that has begun ends by itself, within its limits.
     async fn changes(&self) -> Result<Artifacts, WorkspaceError> {
-        let since = self
-            .root
+        let root = &self.root;
+        let since = root
             .clock
             .since(&self.opened)
             .map_err(failed(READ_CLOCK, &self.path))?;
-        if scan::is_plainly_unchanged(self.held.directory.as_fd(), since) {
+        let mut recent = root.seen.of(&self.session);
+        if scan::is_plainly_unchanged(self.held.directory.as_fd(), since, &recent) {
             return Ok(Artifacts::default());
         }
         let directory = Arc::clone(&self.held.directory);
-        let limits = self.root.options.scan;
+        let (root, session) = (Arc::clone(root), self.session.clone());
+        let path = self.path.clone();
         blocking("scan a workspace", move || {
-            scan::changes(directory.as_fd(), since, &limits)
+            let found = scan::changes(
+                directory.as_fd(),
+                since,
+                &root.options.scan,
+                &mut recent,
+            );
+            let now = root.clock.now().map_err(failed(READ_CLOCK, &path))?;
+            root.seen.remember(&session, recent, now);
+            Ok(found)
         })
-        .await
+        .await?
     }
 
     /// As late as a few hundredths of a second, on a machine that is not overloaded. When the future is dropped, a walk

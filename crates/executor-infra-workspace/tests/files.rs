@@ -672,3 +672,22 @@ async fn the_disk_is_described() {
     let disk = place.workspaces.disk().await.unwrap();
     assert!(disk.total > disk.available && disk.available > 0, "{disk:?}");
 }
+
+#[tokio::test]
+async fn what_was_brought_right_before_a_run_is_not_of_its_making() {
+    let place = Place::new();
+    for round in 0..50 {
+        put(&place, "brought", format!("{round}").as_bytes()).await.unwrap();
+        let archive = tar_of(&[("packed", tar::EntryType::Regular, b"x")]);
+        unpack(&place, None, &archive, ArchiveFormat::Tar, MANY).await.unwrap();
+        place.next_tick();
+        let run = place.run().await;
+        fs::write(run.path().join("made"), "x").unwrap();
+        let found = run.changes().await.unwrap();
+        let paths: Vec<_> = found.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["made"], "round {round}");
+        // Nor is what the run before it has made.
+        place.next_tick();
+        assert_eq!(place.run().await.changes().await.unwrap().files.len(), 0);
+    }
+}

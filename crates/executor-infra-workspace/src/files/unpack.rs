@@ -242,12 +242,15 @@ impl Unpacked<'_> {
                 .make_directories(place.as_fd(), path.as_str())
                 .map_err(fail)?;
         }
+        let mut placed = Vec::with_capacity(self.files.len());
         for path in &self.files {
             let (above, name) = path.split();
             let from = beneath::open_directory(&self.tree, Path::new(above)).map_err(fail)?;
             let to = beneath::open_directory(&place, Path::new(above)).map_err(fail)?;
             renameat(&from, name, &to, name).map_err(fail)?;
+            placed.extend(find::look(to.as_fd(), name).unwrap_or_default());
         }
+        self.root.seen.brought(session, placed);
         self.root.accounts.forget(session);
         Ok(Stored::Unpacked(self.files.len()))
     }

@@ -230,6 +230,7 @@ impl Root {
         }
         self.accounts.forget(session);
         let placed = Metadata::from(fstat(file).map_err(fail)?);
+        self.seen.brought(session, [placed]);
         let mut head = vec![0; HEAD_BYTES];
         let length = file.read_at(&mut head, 0).unwrap_or_default();
         let mime_type = media_type(path.as_str(), &head[..length], length as u64 == placed.size);

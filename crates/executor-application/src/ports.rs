@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::description::{SandboxDescription, Wall};
 
+#[cfg(any(test, feature = "mocks"))]
+pub use files::MockSessionFiles;
 pub use files::{
     ArchiveFormat, Condition, Content, DiskUse, Entry, EntryKind, FilesError, Found, Holdings,
     ListQuery, Listing, Overflow, SessionFiles, SessionUse, Stored, Upload,
 };
 pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
-#[cfg(any(test, feature = "mocks"))]
-pub use files::MockSessionFiles;
 #[cfg(any(test, feature = "mocks"))]
 pub use reports::{MockControlPlane, MockOutbox};
 

@@ -386,7 +386,12 @@ mod tests {
     #[tokio::test]
     async fn idle_sessions_are_removed_and_used_ones_are_not() {
         let (manage, removed) = world(
-            &[("young", 23, 1), ("old", 24, 1), ("busy", 90, 1), ("older", 25, 1)],
+            &[
+                ("young", 23, 1),
+                ("old", 24, 1),
+                ("busy", 90, 1),
+                ("older", 25, 1),
+            ],
             0,
         );
         manage.clean_up().await.unwrap();
@@ -397,7 +402,13 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_takes_what_was_not_used_for_longest_and_no_more() {
         let (manage, removed) = world(
-            &[("c", 3, 20), ("a", 5, 20), ("busy-b", 4, 20), ("d", 2, 20), ("e", 0, 20)],
+            &[
+                ("c", 3, 20),
+                ("a", 5, 20),
+                ("busy-b", 4, 20),
+                ("d", 2, 20),
+                ("e", 0, 20),
+            ],
             0,
         );
         manage.clean_up().await.unwrap();

@@ -100,9 +100,7 @@ impl Counted {
     /// Whether the disk has lost what is worth a walk; `true` also where it does not tell.
     fn is_doubtful(&self, free: Option<Free>, allowance: Allowance) -> bool {
         match (free, self.free) {
-            (Some(now), Some(then)) => now
-                .lost_since(then)
-                .exceeds(self.worth_a_walk(allowance)),
+            (Some(now), Some(then)) => now.lost_since(then).exceeds(self.worth_a_walk(allowance)),
             _ => true,
         }
     }
@@ -235,6 +233,8 @@ impl Watch {
         }
         self.allowance.bytes = self.allowance.bytes.max(counted.usage.bytes);
         self.allowance.files = self.allowance.files.max(counted.usage.files);
+        // What was counted for an earlier run is believed for a while, or it would have been counted again.
+        let mut walked_at = Instant::now();
         let mut walked_for = Duration::ZERO;
         loop {
             sleep(TICK).await;
@@ -242,14 +242,14 @@ impl Watch {
             if let Some(overflow) = disk_overflow(free, began_with) {
                 return overflow;
             }
-            let since = counted.at.elapsed();
+            let since = walked_at.elapsed();
             let due = since >= WALK_ANYWAY || counted.is_doubtful(free, self.allowance);
             if !due || since < walked_for * WALK_SHARE {
                 continue;
             }
-            let started = Instant::now();
+            walked_at = Instant::now();
             counted = self.count().await;
-            walked_for = started.elapsed();
+            walked_for = walked_at.elapsed();
             if let Some(overflow) = self.allowance.exceeded_by(&counted.usage) {
                 return overflow;
             }

@@ -86,7 +86,9 @@ pub(crate) fn is_plainly_unchanged(
         names::is_excluded(entry.file_name().to_bytes())
             || statat(workspace, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
                 .map(Metadata::from)
-                .is_ok_and(|found| found.kind != FileType::Directory && !recent.is_changed(&found, since))
+                .is_ok_and(|found| {
+                    found.kind != FileType::Directory && !recent.is_changed(&found, since)
+                })
     };
     entries
         .by_ref()

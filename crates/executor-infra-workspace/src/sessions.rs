@@ -223,7 +223,10 @@ impl Root {
     }
 
     /// Opens a session's directory; `None` where there is none.
-    pub(crate) fn open_existing(&self, session: &SessionId) -> Result<Option<Arc<OwnedFd>>, WorkspaceError> {
+    pub(crate) fn open_existing(
+        &self,
+        session: &SessionId,
+    ) -> Result<Option<Arc<OwnedFd>>, WorkspaceError> {
         if self.options.single {
             return Ok(Some(Arc::clone(&self.directory)));
         }
@@ -423,12 +426,7 @@ impl Workspace for OpenWorkspace {
         let (root, session) = (Arc::clone(root), self.session.clone());
         let path = self.path.clone();
         blocking("scan a workspace", move || {
-            let found = scan::changes(
-                directory.as_fd(),
-                since,
-                &root.options.scan,
-                &mut recent,
-            );
+            let found = scan::changes(directory.as_fd(), since, &root.options.scan, &mut recent);
             let now = root.clock.now().map_err(failed(READ_CLOCK, &path))?;
             root.seen.remember(&session, recent, now);
             Ok(found)

@@ -95,16 +95,14 @@ impl State {
 
     fn empty_trash(&self) {
         let trash = Arc::clone(&self.trash);
-        let removed = thread::Builder::new()
-            .name("trash".into())
-            .spawn(move || {
-                let Ok(entries) = beneath::entries(trash.as_fd()) else {
-                    return;
-                };
-                for entry in entries.filter_map(Result::ok) {
-                    destroy(trash.as_fd(), beneath::as_path(&entry));
-                }
-            });
+        let removed = thread::Builder::new().name("trash".into()).spawn(move || {
+            let Ok(entries) = beneath::entries(trash.as_fd()) else {
+                return;
+            };
+            for entry in entries.filter_map(Result::ok) {
+                destroy(trash.as_fd(), beneath::as_path(&entry));
+            }
+        });
         if let Err(error) = removed {
             tracing::warn!(%error, "what an earlier process left behind is not removed");
         }
@@ -238,10 +236,9 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         // Uploads are gone by now. Where this fails, the next start tries again.
-        if let Ok(there) = self.throw_away(
-            self.staging_parent.as_fd(),
-            Path::new(&self.staging_name),
-        ) {
+        if let Ok(there) =
+            self.throw_away(self.staging_parent.as_fd(), Path::new(&self.staging_name))
+        {
             self.destroy(&there);
         }
     }
@@ -356,8 +353,7 @@ fn own_directory(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
 /// Makes a staging directory and locks it for as long as it is open.
 fn staging_directory(parent: BorrowedFd<'_>) -> Result<(String, OwnedFd)> {
     loop {
-        let (name, ()) =
-            names::create_unused("of", |name| mkdirat(parent, name, Mode::RWXU))?;
+        let (name, ()) = names::create_unused("of", |name| mkdirat(parent, name, Mode::RWXU))?;
         let directory = beneath::open_directory(parent, Path::new(&name))?;
         flock(&directory, FlockOperation::LockShared)?;
         // A process that started at the same time may have taken it for an abandoned one before it was locked.

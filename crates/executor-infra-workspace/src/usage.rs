@@ -205,7 +205,10 @@ mod tests {
         let full = measured(place.path(), 10);
         assert_eq!(full.files, 5);
         let grown = full.bytes - empty.bytes;
-        assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&grown), "{grown}");
+        assert!(
+            (1 << 20..(1 << 20) + (64 << 10)).contains(&grown),
+            "{grown}"
+        );
         assert!(full.complete && !full.too_deep);
     }
 

@@ -46,7 +46,9 @@ async fn put_if(
     max_bytes: u64,
 ) -> Result<Entry, FilesError> {
     let files = &place.workspaces;
-    let mut upload = files.create(&s(), &path(name), condition, max_bytes).await?;
+    let mut upload = files
+        .create(&s(), &path(name), condition, max_bytes)
+        .await?;
     for chunk in content.chunks(100_000) {
         upload.write(chunk).await?;
     }
@@ -220,7 +222,10 @@ async fn conditions_hold_when_the_file_is_replaced() {
     let begin = async || {
         let files = &place.workspaces;
         let absent = Condition::Absent;
-        files.create(&s(), &path("new"), absent, MANY).await.unwrap()
+        files
+            .create(&s(), &path("new"), absent, MANY)
+            .await
+            .unwrap()
     };
     let (one, other) = (begin().await, begin().await);
     one.commit().await.unwrap();
@@ -253,7 +258,16 @@ async fn an_upload_stays_within_the_workspaces_size() {
     put_if(&place, "a", &vec![1; MIB], Condition::Always, 2 << 20)
         .await
         .unwrap();
-    full(put_if(&place, "b", &vec![1; MIB * 5 / 4], Condition::Always, 2 << 20).await);
+    full(
+        put_if(
+            &place,
+            "b",
+            &vec![1; MIB * 5 / 4],
+            Condition::Always,
+            2 << 20,
+        )
+        .await,
+    );
     put_if(&place, "b", &vec![1; MIB], Condition::Always, 2 << 20)
         .await
         .unwrap();
@@ -297,11 +311,17 @@ async fn nothing_but_files_is_read_and_no_link_is_followed() {
 
     for name in ["link", "inside", "fifo", "socket"] {
         let got = get(&place, name).await.map(|_| ());
-        assert!(matches!(got, Err(FilesError::NotReadable(_))), "{name}: {got:?}");
+        assert!(
+            matches!(got, Err(FilesError::NotReadable(_))),
+            "{name}: {got:?}"
+        );
     }
     for name in ["way-out/secret", "f/below"] {
         let got = get(&place, name).await.map(|_| ());
-        assert!(matches!(got, Err(FilesError::NotDirectory)), "{name}: {got:?}");
+        assert!(
+            matches!(got, Err(FilesError::NotDirectory)),
+            "{name}: {got:?}"
+        );
         let put = put(&place, name, b"y").await;
         assert!(put.is_err(), "{name}");
         let removed = remove(&place, name, true).await;
@@ -366,7 +386,12 @@ async fn odd_names_are_named_and_not_shown() {
     fs::write(directory(&place).join("new\nline"), "").unwrap();
     let listing = list(&place, None, true).await;
     assert_eq!(shown(&listing), ["plain"]);
-    assert!(listing.skipped.iter().any(|line| line.starts_with(r"new\nline: ")));
+    assert!(
+        listing
+            .skipped
+            .iter()
+            .any(|line| line.starts_with(r"new\nline: "))
+    );
     assert!(listing.skipped.iter().all(|line| !line.contains('\n')));
 }
 
@@ -549,7 +574,10 @@ async fn hostile_archives_change_nothing() {
     let long = [long.as_bytes(), &vec![b'x'; 1 << 20][..], &[0; 1024]].concat();
     for (number, archive) in tars.iter().chain([&long]).enumerate() {
         let taken = unpack(&place, None, archive, ArchiveFormat::Tar, MANY).await;
-        assert!(matches!(taken, Err(FilesError::Archive(_))), "{number}: {taken:?}");
+        assert!(
+            matches!(taken, Err(FilesError::Archive(_))),
+            "{number}: {taken:?}"
+        );
     }
     let good = ("new", 0o644, &b"n"[..]);
     let zips = [
@@ -563,7 +591,10 @@ async fn hostile_archives_change_nothing() {
     ];
     for (number, archive) in zips.iter().enumerate() {
         let taken = unpack(&place, None, archive, ArchiveFormat::Zip, MANY).await;
-        assert!(matches!(taken, Err(FilesError::Archive(_))), "{number}: {taken:?}");
+        assert!(
+            matches!(taken, Err(FilesError::Archive(_))),
+            "{number}: {taken:?}"
+        );
     }
     let left = list(&place, None, true).await;
     assert_eq!(shown(&left), ["directory", "directory/x", "kept"]);
@@ -586,7 +617,10 @@ async fn an_archive_that_swells_is_stopped() {
     );
     // A file that is all hole takes nothing in a tar archive either.
     let names: Vec<String> = (0..60).map(|number| format!("d{number}/f")).collect();
-    let many: Vec<_> = names.iter().map(|name| (name.as_str(), 0o644, &b""[..])).collect();
+    let many: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), 0o644, &b""[..]))
+        .collect();
     let taken = unpack(&place, None, &zip_of(&many), ArchiveFormat::Zip, MANY).await;
     assert!(
         matches!(taken, Err(FilesError::Full(Overflow::Files { .. }))),
@@ -602,7 +636,9 @@ async fn an_archive_that_swells_is_stopped() {
         "{taken:?}"
     );
     let few = tar_of(&[("f", tar::EntryType::Regular, b"x")]);
-    unpack(&place, None, &few, ArchiveFormat::Tar, MANY).await.unwrap();
+    unpack(&place, None, &few, ArchiveFormat::Tar, MANY)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -621,8 +657,15 @@ async fn a_session_is_described_and_removed() {
     let used = place.workspaces.sessions().await.unwrap()[0].last_used_at;
     let before = executor_domain::Timestamp::from_unix_micros(used.unix_micros() - 1);
     let removed = place.workspaces.remove_session(&s(), Some(before)).await;
-    assert!(matches!(removed, Err(FilesError::ConditionFailed)), "{removed:?}");
-    place.workspaces.remove_session(&s(), Some(used)).await.unwrap();
+    assert!(
+        matches!(removed, Err(FilesError::ConditionFailed)),
+        "{removed:?}"
+    );
+    place
+        .workspaces
+        .remove_session(&s(), Some(used))
+        .await
+        .unwrap();
 
     assert!(!directory(&place).exists());
     assert!(place.workspaces.sessions().await.unwrap().is_empty());
@@ -658,7 +701,10 @@ async fn what_a_stranger_owns_is_not_removed() {
     fs::create_dir(&theirs).unwrap();
     if is_root() {
         std::os::unix::fs::chown(&theirs, Some(3), Some(3)).unwrap();
-        let removed = place.workspaces.remove_session(&session("theirs"), None).await;
+        let removed = place
+            .workspaces
+            .remove_session(&session("theirs"), None)
+            .await;
         assert!(removed.is_err());
         assert!(theirs.exists());
     }
@@ -670,16 +716,23 @@ async fn what_a_stranger_owns_is_not_removed() {
 async fn the_disk_is_described() {
     let place = Place::new();
     let disk = place.workspaces.disk().await.unwrap();
-    assert!(disk.total > disk.available && disk.available > 0, "{disk:?}");
+    assert!(
+        disk.total > disk.available && disk.available > 0,
+        "{disk:?}"
+    );
 }
 
 #[tokio::test]
 async fn what_was_brought_right_before_a_run_is_not_of_its_making() {
     let place = Place::new();
     for round in 0..50 {
-        put(&place, "brought", format!("{round}").as_bytes()).await.unwrap();
+        put(&place, "brought", format!("{round}").as_bytes())
+            .await
+            .unwrap();
         let archive = tar_of(&[("packed", tar::EntryType::Regular, b"x")]);
-        unpack(&place, None, &archive, ArchiveFormat::Tar, MANY).await.unwrap();
+        unpack(&place, None, &archive, ArchiveFormat::Tar, MANY)
+            .await
+            .unwrap();
         place.next_tick();
         let run = place.run().await;
         fs::write(run.path().join("made"), "x").unwrap();
@@ -690,4 +743,27 @@ async fn what_was_brought_right_before_a_run_is_not_of_its_making() {
         place.next_tick();
         assert_eq!(place.run().await.changes().await.unwrap().files.len(), 0);
     }
+}
+
+#[tokio::test]
+async fn nothing_comes_in_that_nobody_could_count() {
+    let place = Place::new();
+    let deep = |parts: usize| vec!["d"; parts].join("/");
+    put(&place, &deep(128), b"x").await.unwrap();
+    let put = put(&place, &format!("e/{}", deep(128)), b"x").await;
+    assert!(
+        matches!(put, Err(FilesError::Full(Overflow::Depth { .. }))),
+        "{put:?}"
+    );
+    let archive = tar_of(&[(&deep(40), tar::EntryType::Regular, b"x")]);
+    unpack(&place, Some("f"), &archive, ArchiveFormat::Tar, MANY)
+        .await
+        .unwrap();
+    let far = deep(100).replace('d', "f");
+    let taken = unpack(&place, Some(&far), &archive, ArchiveFormat::Tar, MANY).await;
+    assert!(
+        matches!(taken, Err(FilesError::Full(Overflow::Depth { .. }))),
+        "{taken:?}"
+    );
+    assert!(place.workspaces.describe(&s()).await.unwrap().complete);
 }

@@ -274,9 +274,15 @@ async fn the_only_session_is_emptied_and_stays() {
     fs::create_dir_all(place.path().join("a/b")).unwrap();
     fs::write(place.path().join(".hidden"), "x").unwrap();
     assert!(workspaces.sessions().await.unwrap().is_empty());
-    workspaces.remove_session(&session("s"), None).await.unwrap();
+    workspaces
+        .remove_session(&session("s"), None)
+        .await
+        .unwrap();
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
     let run = workspaces.open(&session("s")).await.unwrap();
     fs::write(run.path().join("f"), "x").unwrap();
-    assert_eq!(workspaces.describe(&session("s")).await.unwrap().bytes > 0, true);
+    assert_eq!(
+        workspaces.describe(&session("s")).await.unwrap().bytes > 0,
+        true
+    );
 }

@@ -42,7 +42,11 @@ impl Got {
     #[track_caller]
     fn refusal(&self, status: u16, code: &str) -> Value {
         let body = self.json();
-        assert_eq!((self.status, &body["error_code"]), (status, &json!(code)), "{body}");
+        assert_eq!(
+            (self.status, &body["error_code"]),
+            (status, &json!(code)),
+            "{body}"
+        );
         body
     }
 }
@@ -77,7 +81,10 @@ async fn a_file_goes_in_is_worked_on_and_comes_out() {
     let entry = created.json();
     assert_eq!(entry["path"], "in/data.csv");
     assert_eq!(entry["type"], "file");
-    assert_eq!((&entry["size"], &entry["mime_type"]), (&json!(8), &json!("text/csv")));
+    assert_eq!(
+        (&entry["size"], &entry["mime_type"]),
+        (&json!(8), &json!("text/csv"))
+    );
 
     let code = "def handler(event):\n    text = open('in/data.csv').read()\n    \
                 open('out.txt', 'w').write(text.upper())\n    return len(text)";
@@ -93,10 +100,18 @@ async fn a_file_goes_in_is_worked_on_and_comes_out() {
     assert_eq!(got.header("content-length"), "8");
     assert_eq!(got.header("x-content-type-options"), "nosniff");
     assert_eq!(got.header("accept-ranges"), "bytes");
-    assert!(got.header("content-security-policy").starts_with("sandbox;"));
-    assert_eq!(got.header("content-disposition"), "inline; filename=\"out.txt\"");
+    assert!(
+        got.header("content-security-policy")
+            .starts_with("sandbox;")
+    );
+    assert_eq!(
+        got.header("content-disposition"),
+        "inline; filename=\"out.txt\""
+    );
 
-    let list = get(&daemon, &format!("{FILES}?recursive=true"), &[]).await.json();
+    let list = get(&daemon, &format!("{FILES}?recursive=true"), &[])
+        .await
+        .json();
     let paths: Vec<_> = list["entries"]
         .as_array()
         .unwrap()
@@ -105,13 +120,18 @@ async fn a_file_goes_in_is_worked_on_and_comes_out() {
         .collect();
     assert_eq!(paths, ["in", "in/data.csv", "out.txt"]);
     assert_eq!(list["next_cursor"], Value::Null);
-    let page = get(&daemon, &format!("{FILES}?limit=1&cursor=in"), &[]).await.json();
+    let page = get(&daemon, &format!("{FILES}?limit=1&cursor=in"), &[])
+        .await
+        .json();
     assert_eq!(page["entries"][0]["path"], "out.txt");
     let directory = get(&daemon, &format!("{FILES}/in"), &[]).await.json();
     assert_eq!(directory["entries"][0]["path"], "in/data.csv");
 
     let session = get(&daemon, "/sessions/session-1", &[]).await.json();
-    assert_eq!((&session["files"], &session["complete"]), (&json!(3), &json!(true)));
+    assert_eq!(
+        (&session["files"], &session["complete"]),
+        (&json!(3), &json!(true))
+    );
 }
 
 #[tokio::test]
@@ -124,9 +144,19 @@ async fn parts_and_conditions() {
     assert_eq!((part.status, &part.body[..]), (206, &b"234"[..]));
     assert_eq!(part.header("content-range"), "bytes 2-4/10");
     assert_eq!(part.header("content-length"), "3");
-    let part = get(&daemon, &path, &[("range", "bytes=-3"), ("if-range", &etag)]).await;
+    let part = get(
+        &daemon,
+        &path,
+        &[("range", "bytes=-3"), ("if-range", &etag)],
+    )
+    .await;
     assert_eq!((part.status, &part.body[..]), (206, &b"789"[..]));
-    let whole = get(&daemon, &path, &[("range", "bytes=-3"), ("if-range", "\"x\"")]).await;
+    let whole = get(
+        &daemon,
+        &path,
+        &[("range", "bytes=-3"), ("if-range", "\"x\"")],
+    )
+    .await;
     assert_eq!((whole.status, whole.body.len()), (200, 10));
     let none = get(&daemon, &path, &[("range", "bytes=10-")]).await;
     none.refusal(416, "Executor.RangeNotSatisfiable");
@@ -137,7 +167,10 @@ async fn parts_and_conditions() {
 
     let head = send(&daemon, Method::HEAD, &path, &[], Vec::new()).await;
     assert_eq!((head.status, head.body.len()), (200, 0));
-    assert_eq!((head.header("content-length"), head.header("etag")), ("10", &*etag));
+    assert_eq!(
+        (head.header("content-length"), head.header("etag")),
+        ("10", &*etag)
+    );
 
     put(&daemon, &path, &[("if-none-match", "*")], b"x")
         .await
@@ -148,11 +181,20 @@ async fn parts_and_conditions() {
     let replaced = put(&daemon, &path, &[("if-match", &etag)], b"new").await;
     assert_eq!(replaced.status, 200);
     assert_ne!(replaced.header("etag"), etag);
-    let stale = send(&daemon, Method::DELETE, &path, &[("if-match", &etag)], Vec::new()).await;
+    let stale = send(
+        &daemon,
+        Method::DELETE,
+        &path,
+        &[("if-match", &etag)],
+        Vec::new(),
+    )
+    .await;
     stale.refusal(412, "Executor.PreconditionFailed");
     let removed = send(&daemon, Method::DELETE, &path, &[], Vec::new()).await;
     assert_eq!(removed.status, 204);
-    get(&daemon, &path, &[]).await.refusal(404, "Executor.NotFound");
+    get(&daemon, &path, &[])
+        .await
+        .refusal(404, "Executor.NotFound");
 }
 
 #[tokio::test]
@@ -171,31 +213,62 @@ async fn what_cannot_be_is_refused_by_name() {
         "%E2%80%AEgnp.exe",
     ] {
         for method in [Method::GET, Method::PUT, Method::DELETE] {
-            let answer = send(&daemon, method.clone(), &format!("{FILES}/{path}"), &[], vec![1]).await;
+            let answer = send(
+                &daemon,
+                method.clone(),
+                &format!("{FILES}/{path}"),
+                &[],
+                vec![1],
+            )
+            .await;
             answer.refusal(400, "Executor.ValidationError");
         }
     }
     for session in ["..", ".x", "a%2fb", "%2e%2e"] {
         let answer = get(&daemon, &format!("/sessions/{session}/files/f"), &[]).await;
-        assert!([400, 404].contains(&answer.status), "{session}: {}", answer.status);
+        assert!(
+            [400, 404].contains(&answer.status),
+            "{session}: {}",
+            answer.status
+        );
     }
     get(&daemon, &format!("{FILES}?limit=0&what=1"), &[])
         .await
         .refusal(400, "Executor.ValidationError");
-    get(&daemon, "/sessions/nobody", &[]).await.refusal(404, "Executor.NotFound");
-    get(&daemon, "/sessions/nobody/files", &[]).await.refusal(404, "Executor.NotFound");
+    get(&daemon, "/sessions/nobody", &[])
+        .await
+        .refusal(404, "Executor.NotFound");
+    get(&daemon, "/sessions/nobody/files", &[])
+        .await
+        .refusal(404, "Executor.NotFound");
     put(&daemon, &format!("{FILES}/d"), &[], b"x")
         .await
         .refusal(409, "Executor.Conflict");
-    put(&daemon, &format!("{FILES}/f"), &[("content-encoding", "gzip")], b"x")
-        .await
-        .refusal(415, "Executor.UnsupportedMediaType");
-    put(&daemon, &format!("{FILES}/f"), &[("content-range", "bytes 0-0/1")], b"x")
-        .await
-        .refusal(400, "Executor.ValidationError");
-    send(&daemon, Method::DELETE, &format!("{FILES}/d"), &[], Vec::new())
-        .await
-        .refusal(409, "Executor.Conflict");
+    put(
+        &daemon,
+        &format!("{FILES}/f"),
+        &[("content-encoding", "gzip")],
+        b"x",
+    )
+    .await
+    .refusal(415, "Executor.UnsupportedMediaType");
+    put(
+        &daemon,
+        &format!("{FILES}/f"),
+        &[("content-range", "bytes 0-0/1")],
+        b"x",
+    )
+    .await
+    .refusal(400, "Executor.ValidationError");
+    send(
+        &daemon,
+        Method::DELETE,
+        &format!("{FILES}/d"),
+        &[],
+        Vec::new(),
+    )
+    .await
+    .refusal(409, "Executor.Conflict");
     let removed = send(
         &daemon,
         Method::DELETE,
@@ -241,18 +314,30 @@ async fn guests_links_are_nobodys_way_out_and_pages_are_for_keeping() {
         assert!(!String::from_utf8_lossy(&answer.body).contains("root:"));
     }
     let page = get(&daemon, &format!("{FILES}/page.html"), &[]).await;
-    assert_eq!(page.header("content-disposition"), "attachment; filename=\"page.html\"");
-    assert!(page.header("content-security-policy").contains("default-src 'none'"));
+    assert_eq!(
+        page.header("content-disposition"),
+        "attachment; filename=\"page.html\""
+    );
+    assert!(
+        page.header("content-security-policy")
+            .contains("default-src 'none'")
+    );
     let picture = get(&daemon, &format!("{FILES}/dot.png"), &[]).await;
     assert_eq!(picture.header("content-type"), "image/png");
-    assert_eq!(picture.header("content-disposition"), "inline; filename=\"dot.png\"");
+    assert_eq!(
+        picture.header("content-disposition"),
+        "inline; filename=\"dot.png\""
+    );
 }
 
 #[tokio::test]
 async fn a_directory_travels_as_an_archive_both_ways() {
     let daemon = Daemon::start();
     daemon
-        .execute(&request("shell", "mkdir -p d/e; echo one > d/one; echo two > d/e/two; ln -s one d/link"))
+        .execute(&request(
+            "shell",
+            "mkdir -p d/e; echo one > d/one; echo two > d/e/two; ln -s one d/link",
+        ))
         .await
         .completed();
     for format in ["tar", "zip"] {
@@ -262,13 +347,21 @@ async fn a_directory_travels_as_an_archive_both_ways() {
         assert_eq!(packed.header("content-disposition"), disposition);
         let target = format!("/sessions/{format}/files?archive={format}");
         let unpacked = put(&daemon, &target, &[], &packed.body).await;
-        assert_eq!((unpacked.status, unpacked.json()), (200, json!({"files": 2})));
+        assert_eq!(
+            (unpacked.status, unpacked.json()),
+            (200, json!({"files": 2}))
+        );
         let two = get(&daemon, &format!("/sessions/{format}/files/e/two"), &[]).await;
         assert_eq!(two.body, b"two\n");
     }
-    put(&daemon, &format!("{FILES}/d?archive=tar"), &[], b"no archive, and long enough")
-        .await
-        .refusal(400, "Executor.ValidationError");
+    put(
+        &daemon,
+        &format!("{FILES}/d?archive=tar"),
+        &[],
+        b"no archive, and long enough",
+    )
+    .await
+    .refusal(400, "Executor.ValidationError");
     put(&daemon, &format!("{FILES}/d/"), &[], b"x")
         .await
         .refusal(400, "Executor.ValidationError");
@@ -299,7 +392,10 @@ async fn a_workspace_is_bounded_for_uploads_and_runs() {
     assert!((8 << 20..64 << 20).contains(&bytes), "{bytes}");
 
     // Whoever has filled it can clean up.
-    let run = daemon.execute(&request("shell", "rm -f more* f*; ls")).await.completed();
+    let run = daemon
+        .execute(&request("shell", "rm -f more* f*; ls"))
+        .await
+        .completed();
     assert_eq!(run["stdout"], "");
     let code = "mkdir d; i=0; while :; do : > d/$i; i=$((i+1)); done";
     let run = daemon.execute(&request("shell", code)).await.ran();
@@ -307,7 +403,10 @@ async fn a_workspace_is_bounded_for_uploads_and_runs() {
     // A run may wish for less than the ceiling.
     let wish = json!({"session_id": "other", "limits": {"max_workspace_mb": 1}});
     let code = "i=0; while :; do head -c 1048576 /dev/zero > more$i; i=$((i+1)); sleep 0.01; done";
-    let run = daemon.execute(&request_with("shell", code, wish)).await.ran();
+    let run = daemon
+        .execute(&request_with("shell", code, wish))
+        .await
+        .ran();
     assert_eq!(run["error"]["reason"], "workspace_quota", "{run:#}");
 }
 
@@ -318,12 +417,26 @@ async fn removing_a_session_stops_its_runs_first() {
     let code = format!("echo kept > file; trap '' TERM; sleep {marker}");
     let run = daemon.spawn(&request("shell", &code));
     alive_becomes(&marker, 1).await;
-    let removed = send(&daemon, Method::DELETE, "/sessions/session-1", &[], Vec::new()).await;
+    let removed = send(
+        &daemon,
+        Method::DELETE,
+        "/sessions/session-1",
+        &[],
+        Vec::new(),
+    )
+    .await;
     assert_eq!(removed.status, 204);
     assert_eq!(alive(&marker), [0; 0]);
     assert_eq!(run.await.unwrap().ran()["status"], "cancelled");
     assert!(!daemon.workspaces().join("session-1").exists());
-    let removed = send(&daemon, Method::DELETE, "/sessions/session-1", &[], Vec::new()).await;
+    let removed = send(
+        &daemon,
+        Method::DELETE,
+        "/sessions/session-1",
+        &[],
+        Vec::new(),
+    )
+    .await;
     removed.refusal(404, "Executor.NotFound");
     let run = daemon.execute(&request("shell", "ls")).await.completed();
     assert_eq!(run["stdout"], "");
@@ -332,8 +445,15 @@ async fn removing_a_session_stops_its_runs_first() {
 #[tokio::test]
 async fn sessions_that_nobody_uses_are_removed_by_themselves() {
     let daemon = Daemon::with(&[("WORKSPACE_TTL", "3s")]);
-    daemon.execute(&request("shell", "echo x > file")).await.completed();
-    let used = request_with("shell", "echo y > file; sleep 8", json!({"session_id": "used"}));
+    daemon
+        .execute(&request("shell", "echo x > file"))
+        .await
+        .completed();
+    let used = request_with(
+        "shell",
+        "echo y > file; sleep 8",
+        json!({"session_id": "used"}),
+    );
     let used = daemon.spawn(&used);
     eventually("the idle session is gone", || {
         !daemon.workspaces().join("session-1").exists()
@@ -342,8 +462,14 @@ async fn sessions_that_nobody_uses_are_removed_by_themselves() {
     // One that is used is not idle, however long its run takes.
     used.await.unwrap().completed();
     let log = daemon.log();
-    let line = log.lines().find(|line| line.contains("session removed")).unwrap();
-    assert!(line.contains("session-1") && line.contains("idle"), "{line}");
+    let line = log
+        .lines()
+        .find(|line| line.contains("session removed"))
+        .unwrap();
+    assert!(
+        line.contains("session-1") && line.contains("idle"),
+        "{line}"
+    );
     assert_eq!(log.matches("session removed").count(), 1, "{log}");
 }
 
@@ -357,16 +483,18 @@ async fn a_daemon_that_is_killed_in_the_middle_of_an_upload_leaves_nothing_behin
     let own = workspaces.join(".sandbox-executor");
     let staging = own.join("staging");
     let coming = || {
-        fs::read_dir(&staging).unwrap().flatten().any(|process| {
-            fs::read_dir(process.path()).is_ok_and(|files| files.count() > 0)
-        })
+        fs::read_dir(&staging)
+            .unwrap()
+            .flatten()
+            .any(|process| fs::read_dir(process.path()).is_ok_and(|files| files.count() > 0))
     };
     // A body that never ends.
     let address = daemon.address().to_owned();
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     std::io::Write::write_all(
         &mut stream,
-        format!("PUT {FILES}/f HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\nnew").as_bytes(),
+        format!("PUT {FILES}/f HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\nnew")
+            .as_bytes(),
     )
     .unwrap();
     eventually("the upload has begun", coming).await;
@@ -385,7 +513,13 @@ async fn a_daemon_that_is_killed_in_the_middle_of_an_upload_leaves_nothing_behin
 #[tokio::test]
 async fn sessions_are_strangers_to_each_other() {
     let daemon = Daemon::start();
-    put(&daemon, "/sessions/secret-session/files/secret-name", &[], b"secret content").await;
+    put(
+        &daemon,
+        "/sessions/secret-session/files/secret-name",
+        &[],
+        b"secret content",
+    )
+    .await;
     let code = "ls -laR / 2>/dev/null | grep -c secret-name; cat /proc/self/mountinfo | grep -c secret; \
                 ls -la /workspace/.. | grep -c secret; find / -name 'secret-*' 2>/dev/null | wc -l; \
                 df -i /workspace >/dev/null; grep -rc 'secret content' /workspace";
@@ -405,7 +539,10 @@ async fn large_files_stream_in_constant_memory() {
     let daemon = Daemon::with(&[("MAX_FILE_SIZE_MB", "300")]);
     let peak = || {
         let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib << 10
     };
@@ -457,7 +594,14 @@ async fn a_bound_daemon_serves_its_session_and_no_other() {
         .refusal(404, "Executor.NotFound");
     let list = get(&daemon, FILES, &[]).await.json();
     assert_eq!(list["entries"].as_array().unwrap().len(), 1, "{list}");
-    let removed = send(&daemon, Method::DELETE, "/sessions/session-1", &[], Vec::new()).await;
+    let removed = send(
+        &daemon,
+        Method::DELETE,
+        "/sessions/session-1",
+        &[],
+        Vec::new(),
+    )
+    .await;
     assert_eq!(removed.status, 204);
     assert!(!daemon.workspaces().join("f").exists());
     let answer: Answer = daemon.execute(&request("shell", "echo y > g; ls")).await;

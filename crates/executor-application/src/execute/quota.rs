@@ -153,7 +153,12 @@ mod tests {
         assert_eq!(outcome.limits_hit, [LimitHit::Workspace]);
         assert_eq!(outcome.ending.exit_code(), -1);
         assert!(
-            outcome.ending.error().unwrap().message.contains("1073741824"),
+            outcome
+                .ending
+                .error()
+                .unwrap()
+                .message
+                .contains("1073741824"),
             "{outcome:?}"
         );
         let mut execution = executor_domain::Execution::accept(
@@ -163,7 +168,9 @@ mod tests {
         );
         let now = executor_domain::Timestamp::from_unix_micros(0);
         execution.start(now).unwrap();
-        execution.finish(now, outcome, Artifacts::default()).unwrap();
+        execution
+            .finish(now, outcome, Artifacts::default())
+            .unwrap();
         assert_eq!(execution.status(), Status::Failed);
     }
 

@@ -110,7 +110,10 @@ impl Write for Pipe {
 /// What goes into an archive.
 enum Item<'a> {
     Directory,
-    File { file: &'a mut dyn Read, executable: bool },
+    File {
+        file: &'a mut dyn Read,
+        executable: bool,
+    },
 }
 
 /// Walks over a directory, by name, and hands over what is to be packed.
@@ -189,7 +192,9 @@ impl Read for Exactly {
             .min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let read = self.file.read(&mut buffer[..wanted])?;
         if read == 0 {
-            return Err(io::Error::other("a file became shorter while it was packed"));
+            return Err(io::Error::other(
+                "a file became shorter while it was packed",
+            ));
         }
         self.left -= read as u64;
         Ok(read)
@@ -214,7 +219,11 @@ fn to_tar(directory: &OwnedFd, pipe: &mut Pipe) -> io::Result<()> {
                 archive.append_data(&mut header, format!("{path}/"), io::empty())
             }
             Item::File { file, executable } => {
-                header.set_mode(if executable { EXECUTABLE_MODE } else { FILE_MODE });
+                header.set_mode(if executable {
+                    EXECUTABLE_MODE
+                } else {
+                    FILE_MODE
+                });
                 header.set_size(found.size);
                 archive.append_data(&mut header, path, file)
             }
@@ -236,7 +245,11 @@ fn to_zip(directory: &OwnedFd, pipe: &mut Pipe) -> io::Result<()> {
                 .add_directory(path, options.unix_permissions(EXECUTABLE_MODE))
                 .map_err(io::Error::other),
             Item::File { file, executable } => {
-                let mode = if executable { EXECUTABLE_MODE } else { FILE_MODE };
+                let mode = if executable {
+                    EXECUTABLE_MODE
+                } else {
+                    FILE_MODE
+                };
                 archive
                     .start_file(path, options.unix_permissions(mode))
                     .map_err(io::Error::other)?;

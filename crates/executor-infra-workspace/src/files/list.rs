@@ -143,7 +143,12 @@ impl Walk<'_> {
                 return;
             }
         }
-        if self.query.after.as_ref().is_some_and(|after| path <= *after) {
+        if self
+            .query
+            .after
+            .as_ref()
+            .is_some_and(|after| path <= *after)
+        {
             return;
         }
         self.found.insert(path, found);
@@ -157,7 +162,12 @@ impl Walk<'_> {
     fn plan(&mut self, path: &str) {
         // What comes after `/` in the alphabet of paths: whatever is in the directory comes before this.
         let behind = format!("{path}0");
-        if self.query.after.as_ref().is_some_and(|after| behind <= *after) {
+        if self
+            .query
+            .after
+            .as_ref()
+            .is_some_and(|after| behind <= *after)
+        {
             return;
         }
         if path.matches('/').count() + 1 > self.limits.depth {
@@ -174,7 +184,8 @@ impl Walk<'_> {
     fn skip(&mut self, path: &[u8], why: &str) {
         if self.skipped.len() < MAX_SKIPPED {
             let path = if path.is_empty() { b"." } else { path };
-            self.skipped.push(format!("{}: {why}", names::escaped(path)));
+            self.skipped
+                .push(format!("{}: {why}", names::escaped(path)));
         } else {
             self.skipped_more += 1;
         }

@@ -83,7 +83,10 @@ impl SessionFiles for SessionWorkspaces {
             condition,
         };
         apart("begin an upload", move || {
-            Ok(Box::new(upload::Staged::begin(root, session, target, max_bytes)?) as Box<dyn Upload>)
+            Ok(
+                Box::new(upload::Staged::begin(root, session, target, max_bytes)?)
+                    as Box<dyn Upload>,
+            )
         })
         .await
     }
@@ -127,12 +130,12 @@ impl SessionFiles for SessionWorkspaces {
         max_bytes: u64,
     ) -> Result<Box<dyn Upload>, FilesError> {
         let (root, session) = (Arc::clone(&self.root), session.clone());
-        let target = upload::Target::Archive {
-            directory,
-            format,
-        };
+        let target = upload::Target::Archive { directory, format };
         apart("begin an upload", move || {
-            Ok(Box::new(upload::Staged::begin(root, session, target, max_bytes)?) as Box<dyn Upload>)
+            Ok(
+                Box::new(upload::Staged::begin(root, session, target, max_bytes)?)
+                    as Box<dyn Upload>,
+            )
         })
         .await
     }
@@ -213,9 +216,7 @@ impl Root {
     fn describe(&self, session: &SessionId) -> Result<Holdings, FilesError> {
         let step = "count a session's files";
         let fail = |error: Errno| WorkspaceError::from(failed(step, &self.path_of(session))(error));
-        let directory = self
-            .open_existing(session)?
-            .ok_or(FilesError::NoSession)?;
+        let directory = self.open_existing(session)?.ok_or(FilesError::NoSession)?;
         let Usage {
             bytes,
             files,
@@ -251,8 +252,8 @@ impl Root {
         let name = Path::new(name);
         let thrown_away = {
             let _commit = self.commit();
-            let parent = beneath::open_directory(&held.directory, Path::new(directory))
-                .map_err(fail)?;
+            let parent =
+                beneath::open_directory(&held.directory, Path::new(directory)).map_err(fail)?;
             let found = find::look(parent.as_fd(), path.name())
                 .map_err(fail)?
                 .ok_or(FilesError::NoFile)?;
@@ -284,9 +285,8 @@ impl Root {
         session: &SessionId,
         unused_since: Option<Timestamp>,
     ) -> Result<(), FilesError> {
-        let fail = |error: Errno| {
-            FilesError::from(failed(REMOVE_SESSION, &self.path_of(session))(error))
-        };
+        let fail =
+            |error: Errno| FilesError::from(failed(REMOVE_SESSION, &self.path_of(session))(error));
         let claim = match self.state.claim(session.as_str()) {
             Err(Errno::NOENT) if unused_since.is_none() => {
                 // A directory that somebody has put there by hand becomes a session, and is then removed.
@@ -324,9 +324,8 @@ impl Root {
 
     /// Removes everything in the root, which is the one workspace and stays.
     fn empty_the_only_session(&self, session: &SessionId) -> Result<(), FilesError> {
-        let fail = |error: Errno| {
-            FilesError::from(failed(REMOVE_SESSION, &self.path_of(session))(error))
-        };
+        let fail =
+            |error: Errno| FilesError::from(failed(REMOVE_SESSION, &self.path_of(session))(error));
         let entries = beneath::entries(self.directory.as_fd()).map_err(fail)?;
         for entry in entries.filter_map(Result::ok) {
             let name = beneath::as_path(&entry);

@@ -19,10 +19,8 @@ use rustix::{
 };
 use tar::EntryType;
 
-use super::find;
-use crate::{
-    beneath, error::failed, names, sessions::Root, state::give_to, usage::Allowance,
-};
+use super::{find, upload::check_depth};
+use crate::{beneath, error::failed, names, sessions::Root, state::give_to, usage::Allowance};
 
 const UNPACK: &str = "unpack an archive";
 
@@ -54,6 +52,7 @@ pub(super) fn unpack(
         .map_err(failed(UNPACK, &root.path))?;
     let mut unpacked = Unpacked {
         root,
+        directory,
         tree,
         room,
         bytes: 0,
@@ -65,7 +64,7 @@ pub(super) fn unpack(
         ArchiveFormat::Tar => from_tar(&mut unpacked, archive),
         ArchiveFormat::Zip => from_zip(&mut unpacked, archive),
     }
-    .and_then(|()| unpacked.into_workspace(session, directory));
+    .and_then(|()| unpacked.into_workspace(session));
     if let Ok(there) = root
         .state
         .throw_away(root.state.staging(), Path::new(&name))
@@ -78,6 +77,8 @@ pub(super) fn unpack(
 /// What has come out of an archive so far.
 struct Unpacked<'a> {
     root: &'a Root,
+    /// What it is unpacked into in the end; `None`: the workspace itself.
+    directory: Option<&'a WorkspacePath>,
     tree: OwnedFd,
     room: Allowance,
     bytes: u64,
@@ -107,6 +108,12 @@ impl Unpacked<'_> {
             return Ok(None);
         }
         let path = WorkspacePath::parse(text).map_err(|why| refuse(&why))?;
+        check_depth(&match self.directory {
+            Some(directory) => {
+                WorkspacePath::parse(&format!("{directory}/{text}")).map_err(|why| refuse(&why))?
+            }
+            None => path.clone(),
+        })?;
         self.paths_bytes += text.len();
         if self.paths_bytes > MAX_PATHS_BYTES {
             return Err(FilesError::Archive("has too many entries".into()));
@@ -127,7 +134,8 @@ impl Unpacked<'_> {
 
     fn directory(&mut self, path: WorkspacePath) -> Result<(), FilesError> {
         self.parents_of(&path)?;
-        self.make(path.as_str()).map_err(|error| self.odd(&path, error))?;
+        self.make(path.as_str())
+            .map_err(|error| self.odd(&path, error))?;
         self.directories.insert(path);
         self.count()
     }
@@ -156,7 +164,9 @@ impl Unpacked<'_> {
     ) -> Result<(), FilesError> {
         self.parents_of(&path)?;
         let (directory, name) = path.split();
-        let parent = self.make(directory).map_err(|error| self.odd(&path, error))?;
+        let parent = self
+            .make(directory)
+            .map_err(|error| self.odd(&path, error))?;
         let how = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
         let mode = Mode::from_raw_mode(if executable { EXECUTABLE } else { PLAIN }.into());
         let file = openat(&parent, name, how | OFlags::CLOEXEC, mode)
@@ -218,15 +228,11 @@ impl Unpacked<'_> {
     }
 
     /// Moves everything to its place.
-    fn into_workspace(
-        self,
-        session: &SessionId,
-        directory: Option<&WorkspacePath>,
-    ) -> Result<Stored, FilesError> {
+    fn into_workspace(self, session: &SessionId) -> Result<Stored, FilesError> {
         let fail = |error| self.root.trouble(session, UNPACK, error);
         let held = self.root.use_or_create(session)?;
         let _commit = self.root.commit();
-        let top = directory.map_or("", WorkspacePath::as_str);
+        let top = self.directory.map_or("", WorkspacePath::as_str);
         let place = self
             .root
             .make_directories(held.directory.as_fd(), top)
@@ -286,7 +292,9 @@ fn broken(error: &dyn std::fmt::Display) -> FilesError {
 }
 
 fn rewound(mut archive: &File) -> Result<BufReader<&File>, FilesError> {
-    archive.seek(SeekFrom::Start(0)).map_err(|error| broken(&error))?;
+    archive
+        .seek(SeekFrom::Start(0))
+        .map_err(|error| broken(&error))?;
     Ok(BufReader::with_capacity(128 << 10, archive))
 }
 
@@ -371,16 +379,15 @@ fn kind_in_words(kind: EntryType) -> &'static str {
 
 fn from_zip(unpacked: &mut Unpacked<'_>, archive: &File) -> Result<(), FilesError> {
     check_zip(archive, unpacked.room.files)?;
-    let mut archive =
-        zip::ZipArchive::new(rewound(archive)?).map_err(|error| broken(&error))?;
+    let mut archive = zip::ZipArchive::new(rewound(archive)?).map_err(|error| broken(&error))?;
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index).map_err(|error| broken(&error))?;
         let name = entry.name_raw().to_vec();
         let mode = entry.unix_mode().unwrap_or(PLAIN);
         let kind = FileType::from_raw_mode(mode.into());
         // Whatever made the archive need not have had kinds of files.
-        let plain = matches!(kind, FileType::RegularFile | FileType::Directory)
-            || mode & 0o170_000 == 0;
+        let plain =
+            matches!(kind, FileType::RegularFile | FileType::Directory) || mode & 0o170_000 == 0;
         if !plain {
             return Err(refused(&name, find::oddity(kind)));
         }

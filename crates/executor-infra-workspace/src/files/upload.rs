@@ -15,9 +15,7 @@ use async_trait::async_trait;
 use executor_application::{ArchiveFormat, Condition, FilesError, Overflow, Stored, Upload};
 use executor_domain::{SessionId, WorkspacePath};
 use rustix::{
-    fs::{
-        AtFlags, FileType, Mode, fchmod, fstat, linkat, mkdirat, renameat, statat, unlinkat,
-    },
+    fs::{AtFlags, FileType, Mode, fchmod, fstat, linkat, mkdirat, renameat, statat, unlinkat},
     io::Errno,
 };
 
@@ -29,7 +27,7 @@ use crate::{
     metadata::Metadata,
     sessions::Root,
     state::give_to,
-    usage::{Allowance, Usage, disk_bytes},
+    usage::{Allowance, MAX_DEPTH, Usage, disk_bytes},
 };
 
 const WRITE: &str = "write a file";
@@ -77,6 +75,9 @@ impl Staged {
         max_bytes: u64,
     ) -> Result<Self, FilesError> {
         let allowance = Allowance::new(max_bytes, root.options.max_files);
+        if let Target::File { path, .. } = &target {
+            check_depth(path)?;
+        }
         let rest = match root.open_existing(&session)? {
             Some(directory) => root.rest(&session, &directory, &target)?,
             None => {
@@ -129,11 +130,7 @@ impl Staged {
             return Ok(());
         }
         let bytes = std::mem::take(&mut self.buffer);
-        let (file, offset, root) = (
-            Arc::clone(&self.file),
-            self.written,
-            Arc::clone(&self.root),
-        );
+        let (file, offset, root) = (Arc::clone(&self.file), self.written, Arc::clone(&self.root));
         self.written += bytes.len() as u64;
         // The same memory again for what comes next.
         self.buffer = apart(WRITE, move || {
@@ -215,12 +212,12 @@ impl Root {
         let staging = self.state.staging();
         if *condition == Condition::Absent {
             // Never replaces anything (link(2)), not even what a guest has made since we looked.
-            linkat(staging, staged, &parent, name, AtFlags::empty()).map_err(|error| {
-                match error {
+            linkat(staging, staged, &parent, name, AtFlags::empty()).map_err(
+                |error| match error {
                     Errno::EXIST => FilesError::ConditionFailed,
                     error => fail(error),
-                }
-            })?;
+                },
+            )?;
             unlinkat(staging, staged, AtFlags::empty()).map_err(fail)?;
         } else {
             renameat(staging, staged, &parent, name).map_err(|error| match error {
@@ -269,6 +266,14 @@ impl Root {
     }
 }
 
+/// A file that is too deep would make the workspace one that nobody can count.
+pub(super) fn check_depth(path: &WorkspacePath) -> Result<(), FilesError> {
+    if path.names().count() > MAX_DEPTH {
+        return Err(FilesError::Full(Overflow::Depth { allowed: MAX_DEPTH }));
+    }
+    Ok(())
+}
+
 /// Whether a file may take the place of what was found.
 fn check_target(condition: &Condition, found: Option<&Metadata>) -> Result<(), FilesError> {
     find::check(condition, found)?;
@@ -308,13 +313,9 @@ impl Staged {
         let staged = self.name.as_deref().unwrap_or_default();
         match &*self.target {
             Target::File { path, condition } => {
-                let placed = self.root.place(
-                    &self.session,
-                    staged,
-                    &self.file,
-                    path,
-                    condition,
-                )?;
+                let placed = self
+                    .root
+                    .place(&self.session, staged, &self.file, path, condition)?;
                 self.name = None;
                 Ok(placed)
             }

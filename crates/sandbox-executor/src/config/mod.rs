@@ -327,11 +327,7 @@ impl Reader {
                 SessionId::parse(text).map_err(|error| error.to_string())
             }),
             workspace_ttl: self.duration(&keys::WORKSPACE_TTL),
-            workspace_high_water: self.required(
-                &keys::WORKSPACE_HIGH_WATER,
-                100,
-                parse::percent,
-            ),
+            workspace_high_water: self.required(&keys::WORKSPACE_HIGH_WATER, 100, parse::percent),
             max_workspace_files: self.required(
                 &keys::MAX_WORKSPACE_FILES,
                 1,

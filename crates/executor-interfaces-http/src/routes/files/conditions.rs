@@ -209,9 +209,20 @@ mod tests {
     fn a_part_of_another_state_is_worth_nothing() {
         let range = (header::RANGE, "bytes=0-1");
         let judged = |value| {
-            judge(&headers(&[range.clone(), (header::IF_RANGE, value)]), "a", 10).unwrap()
+            judge(
+                &headers(&[range.clone(), (header::IF_RANGE, value)]),
+                "a",
+                10,
+            )
+            .unwrap()
         };
-        assert_eq!(judged("\"a\""), Verdict::Part { start: 0, length: 2 });
+        assert_eq!(
+            judged("\"a\""),
+            Verdict::Part {
+                start: 0,
+                length: 2
+            }
+        );
         for other in ["\"b\"", "W/\"a\"", "Wed, 21 Oct 2015 07:28:00 GMT"] {
             assert_eq!(judged(other), Verdict::Whole, "{other}");
         }
@@ -219,10 +230,15 @@ mod tests {
 
     #[test]
     fn who_has_it_already_is_told_so() {
-        let none_match = |value| {
-            judge(&headers(&[(header::IF_NONE_MATCH, value)]), "a", 10).unwrap()
-        };
-        for same in ["\"a\"", "W/\"a\"", "\"x\", \"a\"", "\"x\",\"a\" , \"y\"", "*"] {
+        let none_match =
+            |value| judge(&headers(&[(header::IF_NONE_MATCH, value)]), "a", 10).unwrap();
+        for same in [
+            "\"a\"",
+            "W/\"a\"",
+            "\"x\", \"a\"",
+            "\"x\",\"a\" , \"y\"",
+            "*",
+        ] {
             assert_eq!(none_match(same), Verdict::NotModified, "{same}");
         }
         assert_eq!(none_match("\"b\""), Verdict::Whole);

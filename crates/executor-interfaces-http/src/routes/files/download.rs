@@ -21,7 +21,8 @@ use crate::{
 
 /// What a browser may do with a file that a guest wrote: show it, and nothing else. No script of it runs, and it is of
 /// nobody's origin.
-const POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:";
+const POLICY: &str =
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:";
 
 /// What is shown where it is opened. Everything else is for keeping: a page or a script of a guest's on the API's own
 /// origin would be one policy header away from acting for whoever looks at it.

@@ -75,8 +75,7 @@ mod tests {
 
     #[test]
     fn parameters_are_read_and_mistakes_are_named_together() {
-        let query =
-            Query::parse("recursive=true&limit=5&cursor=a%2Fb%20c&archive=zip").unwrap();
+        let query = Query::parse("recursive=true&limit=5&cursor=a%2Fb%20c&archive=zip").unwrap();
         assert_eq!(
             query,
             Query {
@@ -89,7 +88,12 @@ mod tests {
         assert_eq!(Query::parse("").unwrap().limit, DEFAULT_LIMIT);
         let wrong = Query::parse("recursive=maybe&limit=0&archive=rar&curser=x").unwrap_err();
         let text = wrong.to_string();
-        for part in ["recursive must", "limit must", "archive must", "curser is not"] {
+        for part in [
+            "recursive must",
+            "limit must",
+            "archive must",
+            "curser is not",
+        ] {
             assert!(text.contains(part), "{text}");
         }
         assert!(Query::parse("limit=1001").is_err());

@@ -305,8 +305,8 @@ fn disk_overflow(now: Option<Free>, began_with: Option<Free>) -> Option<Overflow
 mod tests {
     use super::*;
 
-    const fn free(bytes: u64) -> Option<Free> {
-        Some(Free { bytes, files: 1000 })
+    const fn free(bytes: u64) -> Free {
+        Free { bytes, files: 1000 }
     }
 
     fn counted(bytes: u64) -> Counted {
@@ -318,7 +318,7 @@ mod tests {
                 complete: true,
             },
             at: Instant::now(),
-            free: free(100 << 20),
+            free: Some(free(100 << 20)),
             runs: 0,
         }
     }
@@ -330,21 +330,21 @@ mod tests {
             files: 1000,
         };
         let fresh = counted(10 << 20);
-        assert!(!fresh.is_doubtful(free(95 << 20), allowance));
-        assert!(fresh.is_doubtful(free((95 << 20) - 1), allowance));
+        assert!(!fresh.is_doubtful(Some(free(95 << 20)), allowance));
+        assert!(fresh.is_doubtful(Some(free((95 << 20) - 1)), allowance));
         // Others have removed something.
-        assert!(!fresh.is_doubtful(free(200 << 20), allowance));
+        assert!(!fresh.is_doubtful(Some(free(200 << 20)), allowance));
         // Nothing is left: not every byte that anybody writes is worth a walk.
         let full = counted(20 << 20);
-        assert!(!full.is_doubtful(free(99 << 20), allowance));
-        assert!(full.is_doubtful(free((99 << 20) - 1), allowance));
+        assert!(!full.is_doubtful(Some(free(99 << 20)), allowance));
+        assert!(full.is_doubtful(Some(free((99 << 20) - 1)), allowance));
         assert!(full.is_doubtful(None, allowance));
     }
 
     #[test]
     fn a_full_disk_ends_who_may_have_filled_it() {
         let reserve = RESERVE_BYTES;
-        let full = |now, then| disk_overflow(free(now), free(then)).is_some();
+        let full = |now, then| disk_overflow(Some(free(now)), Some(free(then))).is_some();
         assert!(full(reserve - 1, reserve + SUSPICIOUS_BYTES));
         assert!(!full(reserve, reserve + SUSPICIOUS_BYTES + 1));
         assert!(!full(reserve - 1, reserve - 1));

@@ -35,6 +35,7 @@ use crate::{
 };
 
 const OPEN_ROOT: &str = "open the workspace root";
+const MAKE: &str = "create a file in the workspace root";
 const READ_CLOCK: &str = "read the file system's clock";
 const OPEN_SESSION: &str = "open a session's workspace";
 const CREATE_SESSION: &str = "create a session's workspace";
@@ -171,7 +172,6 @@ impl Root {
             give_to(&directory, owner)
                 .map_err(failed("give the workspace to the guests' user", &path))?;
         }
-        const MAKE: &str = "create a file in the workspace root";
         let state = State::open(directory.as_fd()).map_err(failed(MAKE, &path))?;
         let clock = FileClock::new(state.staging()).map_err(failed(MAKE, &path))?;
         let root = Arc::new(Self {
@@ -359,12 +359,11 @@ impl Workspaces for SessionWorkspaces {
     /// work.
     async fn open(&self, session: &SessionId) -> Result<Box<dyn Workspace>, WorkspaceError> {
         let root = &self.root;
-        let held = match root.use_at_once(session)? {
-            Some(held) => held,
-            None => {
-                let (root, session) = (Arc::clone(root), session.clone());
-                blocking(CREATE_SESSION, move || root.use_or_create(&session)).await??
-            }
+        let held = if let Some(held) = root.use_at_once(session)? {
+            held
+        } else {
+            let (root, session) = (Arc::clone(root), session.clone());
+            blocking(CREATE_SESSION, move || root.use_or_create(&session)).await??
         };
         let path = root.path_of(session);
         let opened = root.clock.mark().map_err(failed(READ_CLOCK, &path))?;

@@ -183,15 +183,14 @@ async fn a_file_that_shrinks_under_its_reader_is_an_error_and_one_that_grows_is_
     assert_eq!(read(growing).await.unwrap().len() as u64, entry.size);
 }
 
+fn failed<T: std::fmt::Debug>(result: Result<T, FilesError>) {
+    let error = result.unwrap_err();
+    assert!(matches!(error, FilesError::ConditionFailed), "{error:?}");
+}
+
 #[tokio::test]
 async fn conditions_hold_when_the_file_is_replaced() {
     let place = Place::new();
-    fn failed<T: std::fmt::Debug>(result: Result<T, FilesError>) {
-        assert!(
-            matches!(result, Err(FilesError::ConditionFailed)),
-            "{result:?}"
-        );
-    }
     failed(put_if(&place, "f", b"x", Condition::Present, MANY).await);
     let first = put_if(&place, "f", b"one", Condition::Absent, MANY)
         .await

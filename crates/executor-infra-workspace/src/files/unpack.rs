@@ -14,7 +14,7 @@ use std::{
 use executor_application::{ArchiveFormat, FilesError, Overflow, Stored};
 use executor_domain::{SessionId, WorkspacePath};
 use rustix::{
-    fs::{FileType, Mode, OFlags, fchmod, mkdirat, openat, renameat},
+    fs::{FileType, Mode, OFlags, RawMode, fchmod, mkdirat, openat, renameat},
     io::Errno,
 };
 use tar::EntryType;
@@ -34,8 +34,8 @@ const MAX_DESCRIPTION_BYTES: u64 = 64 << 10;
 const ZIP_END_BYTES: u64 = 128 << 10;
 
 /// Permissions of a file: its owner's to read and write, everybody's to read, and to execute if the archive says so.
-const PLAIN: u32 = 0o644;
-const EXECUTABLE: u32 = 0o755;
+const PLAIN: RawMode = 0o644;
+const EXECUTABLE: RawMode = 0o755;
 
 /// Unpacks a staged archive. Nothing in the workspace is touched unless all of the archive can be taken. Blocks.
 pub(super) fn unpack(
@@ -44,7 +44,7 @@ pub(super) fn unpack(
     archive: &File,
     directory: Option<&WorkspacePath>,
     format: ArchiveFormat,
-    room: Allowance,
+    allowance: Allowance,
 ) -> Result<Stored, FilesError> {
     let (name, tree) = root
         .state
@@ -54,7 +54,7 @@ pub(super) fn unpack(
         root,
         directory,
         tree,
-        room,
+        room: allowance,
         bytes: 0,
         paths_bytes: 0,
         files: BTreeSet::new(),
@@ -168,7 +168,7 @@ impl Unpacked<'_> {
             .make(directory)
             .map_err(|error| self.odd(&path, error))?;
         let how = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
-        let mode = Mode::from_raw_mode(if executable { EXECUTABLE } else { PLAIN }.into());
+        let mode = Mode::from_raw_mode(if executable { EXECUTABLE } else { PLAIN });
         let file = openat(&parent, name, how | OFlags::CLOEXEC, mode)
             .map_err(|error| self.odd(&path, error))?;
         let mut file = File::from(file);
@@ -320,7 +320,7 @@ fn from_tar(unpacked: &mut Unpacked<'_>, archive: &File) -> Result<(), FilesErro
         if kind == EntryType::Directory || name.ends_with(b"/") {
             unpacked.directory(path)?;
         } else {
-            let mode = entry.header().mode().unwrap_or(PLAIN);
+            let mode = entry.header().mode().unwrap_or_default();
             unpacked.file(path, mode & 0o100 != 0, &mut entry)?;
         }
     }
@@ -383,8 +383,8 @@ fn from_zip(unpacked: &mut Unpacked<'_>, archive: &File) -> Result<(), FilesErro
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index).map_err(|error| broken(&error))?;
         let name = entry.name_raw().to_vec();
-        let mode = entry.unix_mode().unwrap_or(PLAIN);
-        let kind = FileType::from_raw_mode(mode.into());
+        let mode = entry.unix_mode().unwrap_or_default();
+        let kind = kind_of(mode);
         // Whatever made the archive need not have had kinds of files.
         let plain =
             matches!(kind, FileType::RegularFile | FileType::Directory) || mode & 0o170_000 == 0;
@@ -401,6 +401,16 @@ fn from_zip(unpacked: &mut Unpacked<'_>, archive: &File) -> Result<(), FilesErro
         }
     }
     Ok(())
+}
+
+/// The kind of file that an archive's mode says.
+#[allow(
+    clippy::unnecessary_fallible_conversions,
+    clippy::useless_conversion,
+    reason = "a mode has 16 bits on some platforms"
+)]
+fn kind_of(mode: u32) -> FileType {
+    FileType::from_raw_mode(RawMode::try_from(mode).unwrap_or_default())
 }
 
 /// Looks at everything that could be the end of a ZIP archive, where it says how many entries it has: whoever reads one

@@ -78,14 +78,13 @@ impl Staged {
         if let Target::File { path, .. } = &target {
             check_depth(path)?;
         }
-        let rest = match root.open_existing(&session)? {
-            Some(directory) => root.rest(&session, &directory, &target)?,
-            None => {
-                if let Target::File { condition, .. } = &target {
-                    find::check(condition, None)?;
-                }
-                Usage::default()
+        let rest = if let Some(directory) = root.open_existing(&session)? {
+            root.rest(&session, &directory, &target)?
+        } else {
+            if let Target::File { condition, .. } = &target {
+                find::check(condition, None)?;
             }
+            Usage::default()
         };
         let (name, file) = root
             .state
@@ -228,9 +227,13 @@ impl Root {
         self.accounts.forget(session);
         let placed = Metadata::from(fstat(file).map_err(fail)?);
         self.seen.brought(session, [placed]);
-        let mut head = vec![0; HEAD_BYTES];
-        let length = file.read_at(&mut head, 0).unwrap_or_default();
-        let mime_type = media_type(path.as_str(), &head[..length], length as u64 == placed.size);
+        let mut beginning = vec![0; HEAD_BYTES];
+        let length = file.read_at(&mut beginning, 0).unwrap_or_default();
+        let mime_type = media_type(
+            path.as_str(),
+            &beginning[..length],
+            length as u64 == placed.size,
+        );
         let placed = entry(path.clone(), &placed, mime_type);
         Ok(if found.is_some() {
             Stored::Replaced(placed)

@@ -40,7 +40,7 @@ def main(channel):
     event = receive(channel, b"E")
     if source[:1] == "\ufeff":
         source = source[1:]
-    process = os.getpid()
+    process, workspace = os.getpid(), os.getcwd()
     namespace = become_main(source)
 
     frame, status, orderly = run(job, source, event, namespace)
@@ -50,7 +50,7 @@ def main(channel):
         quietly(join_threads)
         quietly(run_exit_handlers)
     if os.getpid() == process:
-        quietly(save_figures)
+        quietly(lambda: save_figures(workspace))
     flush_files(namespace)
     # A child that the guest forked and that came out here speaks for nobody.
     if os.getpid() == process:
@@ -559,7 +559,7 @@ def run_exit_handlers():
     atexit._run_exitfuncs()
 
 
-def save_figures():
+def save_figures(workspace):
     """Saves the figures that matplotlib still has open, as a person would have looked at them at the end."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is None:
@@ -567,7 +567,7 @@ def save_figures():
     numbers = pyplot.get_fignums()
     for number in numbers[:MAX_FIGURES]:
         try:
-            pyplot.figure(number).savefig(unused_name("figure-%d" % number), format="png")
+            pyplot.figure(number).savefig(unused_name(workspace + "/figure-%d" % number), format="png")
         except Exception as error:
             complain("note: figure %d could not be saved: %s" % (number, describe(error)))
     if len(numbers) > MAX_FIGURES:
@@ -575,7 +575,7 @@ def save_figures():
 
 
 def unused_name(stem):
-    """A name for a picture in the workspace that no earlier run has given to one."""
+    """A name for a picture that nothing has yet, so that the pictures of earlier runs stay."""
     name, attempt = stem + ".png", 1
     while os.path.lexists(name):
         attempt += 1

@@ -1,6 +1,7 @@
 //! The use case: run untrusted code and come back with its result.
 
 mod command;
+mod quota;
 mod run;
 mod submission;
 #[cfg(test)]
@@ -24,8 +25,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
-    Clock, Events, ExecutionStore, MemoryStore, Page, Position, Query, Retention, Running, Sandbox,
-    SandboxDescription, SandboxError, StoreError, Summary, WorkspaceError, Workspaces,
+    Clock, Events, ExecutionStore, Instruments, Levels, MemoryStore, Page, Position, Query,
+    Retention, Running, Sandbox, SandboxDescription, SandboxError, StoreError, Summary, Wall,
+    WorkspaceError, Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
     ledger::{Ledger, Live, Lookup},
 };
@@ -89,6 +91,18 @@ pub enum RunFailure {
     Lost,
 }
 
+impl RunFailure {
+    /// The part that failed, in one word for those who count.
+    pub const fn part(&self) -> &'static str {
+        match self {
+            Self::Sandbox(_) => "sandbox",
+            Self::Workspace(_) => "workspace",
+            Self::Store(_) => "store",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// What is configurable about the use case.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -102,6 +116,8 @@ pub struct Options {
     pub only_session: Option<SessionId>,
     /// Whether a run is cancelled once everybody who waited for it has gone.
     pub cancel_abandoned: bool,
+    /// Who is told what happens.
+    pub instruments: Instruments,
 }
 
 /// Runs untrusted code. Cheap to clone: clones share everything.
@@ -118,6 +134,7 @@ struct Shared {
     policy: LimitPolicy,
     only_session: Option<SessionId>,
     cancel_abandoned: bool,
+    instruments: Instruments,
     admission: Admission,
     ledger: Ledger,
     /// How long a run typically takes, in microseconds: a moving average.
@@ -168,6 +185,7 @@ impl ExecuteCode {
                 policy: options.policy,
                 only_session: options.only_session,
                 cancel_abandoned: options.cancel_abandoned,
+                instruments: options.instruments,
                 admission: Admission::new(options.capacity),
                 ledger: Ledger::default(),
                 typical_micros: AtomicU64::new(0),
@@ -344,6 +362,24 @@ impl ExecuteCode {
         self.shared.running.clone()
     }
 
+    /// What can be counted now.
+    pub fn levels(&self) -> Levels {
+        let admission = &self.shared.admission;
+        let capacity = admission.capacity();
+        Levels {
+            running: admission.running(),
+            waiting: admission.waiting(),
+            max_running: capacity.running.max(1),
+            max_waiting: capacity.queued,
+            ..Levels::default()
+        }
+    }
+
+    /// Who is told what happens.
+    pub fn instruments(&self) -> &Instruments {
+        &self.shared.instruments
+    }
+
     /// Whether no more commands are accepted.
     pub fn is_draining(&self) -> bool {
         self.shared.runs.is_closed()
@@ -359,9 +395,28 @@ impl ExecuteCode {
         self.shared.admission.capacity()
     }
 
+    /// The only session that is served; `None`: any.
+    pub fn only_session(&self) -> Option<&SessionId> {
+        self.shared.only_session.as_ref()
+    }
+
     /// Where workspaces are kept, for people.
     pub fn workspace_root(&self) -> &Path {
         self.shared.workspaces.root()
+    }
+
+    /// Whether the size of a workspace is bounded, and how.
+    pub fn workspace_quota(&self) -> Wall {
+        self.shared.workspaces.quota()
+    }
+
+    /// Cancels every run of a session, waiting ones included, and returns once every guest of theirs is dead. Runs that
+    /// are submitted meanwhile are not among them.
+    pub async fn stop_session(&self, session: &SessionId) {
+        for live in self.shared.ledger.cancel_session(session) {
+            // Where it failed, its guest is dead as well.
+            let _ = submission::end_of(live.progress).await;
+        }
     }
 
     /// What the sandbox is made of.

@@ -18,8 +18,8 @@ use executor_domain::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Job, LanguageSupport, Listener, OutputStream, Sandbox, SandboxDescription, SandboxError,
-    Wall, Workspace, WorkspaceError, Workspaces,
+    Clock, Job, LanguageSupport, Listener, OutputStream, Overflow, Sandbox, SandboxDescription,
+    SandboxError, Wall, Workspace, WorkspaceError, Workspaces,
 };
 
 pub use outbox::MemoryOutbox;
@@ -235,6 +235,10 @@ impl Workspaces for NoWorkspaces {
     fn root(&self) -> &Path {
         Path::new("/nonexistent")
     }
+
+    fn quota(&self) -> Wall {
+        Wall::off("workspace_quota", "there are no files")
+    }
 }
 
 struct NoWorkspace(PathBuf);
@@ -247,6 +251,10 @@ impl Workspace for NoWorkspace {
 
     async fn changes(&self) -> Result<Artifacts, WorkspaceError> {
         Ok(Artifacts::default())
+    }
+
+    async fn overflows(&self, _max_bytes: u64) -> Option<Overflow> {
+        None
     }
 }
 

@@ -227,6 +227,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_store_that_cannot_keep_results_is_unhealthy() {
+        let mut store = crate::MockExecutionStore::new();
+        store
+            .expect_check()
+            .returning(|| Err(crate::StoreError::Full("secret path".into())));
+        let sandbox: Arc<dyn Sandbox> = Arc::new(fake::FakeSandbox::default());
+        let workspaces: Arc<dyn Workspaces> = Arc::new(writable());
+        let executor = ExecuteCode::with_store(
+            Arc::clone(&sandbox),
+            Arc::clone(&workspaces),
+            Arc::new(fake::StoppedClock),
+            Arc::new(store),
+            Options::default(),
+        );
+        let health = CheckHealth::new(executor, sandbox, workspaces)
+            .check()
+            .await;
+        let Health::Unhealthy(why) = health else {
+            panic!("healthy");
+        };
+        assert_eq!(
+            why,
+            Unhealthy::Store("the store is full: secret path".into())
+        );
+        assert!(!why.reason().contains("secret"));
+    }
+
+    #[tokio::test]
     async fn draining_needs_no_look() {
         let health = check(Arc::new(crate::MockSandbox::new()), MockWorkspaces::new());
         health.executor.drain(Duration::ZERO).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use executor_domain::{
     Artifact, Artifacts, CapturedOutput, Clock, CrashCause, Ending, Execution, GuestError,
-    JsonText, LimitHit, Outcome, Reason, Start, State, Timestamp, Usage,
+    JsonText, LimitHit, Outcome, Reason, Start, State, Timestamp, TraceParent, Usage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,11 @@ pub(crate) fn encode(execution: &Execution) -> Option<serde_json::Result<Encoded
     else {
         return None;
     };
-    let facts = serde_json::to_string(&Facts::new(outcome, artifacts));
+    let facts = Facts {
+        trace_parent: execution.trace_parent().map(|step| step.to_string()),
+        ..Facts::new(outcome, artifacts)
+    };
+    let facts = serde_json::to_string(&facts);
     Some(facts.map(|facts| Encoded {
         started_at: started_at.map(Timestamp::unix_micros),
         completed_at: completed_at.unix_micros(),
@@ -74,8 +78,15 @@ pub(crate) struct Columns {
     pub stderr: Vec<u8>,
 }
 
-/// What was encoded; an error means that it is not what we wrote.
-pub(crate) fn decode(columns: Columns) -> Result<(Outcome, Artifacts), String> {
+/// What was encoded.
+pub(crate) struct Decoded {
+    pub outcome: Outcome,
+    pub artifacts: Artifacts,
+    pub trace_parent: Option<TraceParent>,
+}
+
+/// An error means that it is not what we wrote.
+pub(crate) fn decode(columns: Columns) -> Result<Decoded, String> {
     let facts: Facts = serde_json::from_str(&columns.facts).map_err(|error| error.to_string())?;
     let ending = facts.ending.into_domain(columns.value)?;
     let outcome = Outcome {
@@ -89,8 +100,8 @@ pub(crate) fn decode(columns: Columns) -> Result<(Outcome, Artifacts), String> {
             truncated: facts.stderr_truncated,
         },
         usage: Usage {
-            wall_time: Duration::from_micros(facts.wall_micros),
-            cpu_time: facts.cpu_micros.map(Duration::from_micros),
+            wall_time: Duration::from_nanos(facts.wall_nanos),
+            cpu_time: facts.cpu_nanos.map(Duration::from_nanos),
             peak_memory_bytes: facts.peak_memory_bytes,
             io_read_bytes: facts.io_read_bytes,
             io_write_bytes: facts.io_write_bytes,
@@ -102,7 +113,14 @@ pub(crate) fn decode(columns: Columns) -> Result<(Outcome, Artifacts), String> {
         files: facts.artifacts.into_iter().map(Artifact::from).collect(),
         skipped: facts.skipped,
     };
-    Ok((outcome, artifacts))
+    let trace_parent = facts.trace_parent.as_deref().map(TraceParent::parse);
+    Ok(Decoded {
+        outcome,
+        artifacts,
+        trace_parent: trace_parent
+            .transpose()
+            .map_err(|error| error.to_string())?,
+    })
 }
 
 #[derive(Serialize, Deserialize)]
@@ -110,8 +128,8 @@ struct Facts {
     ending: EndingFacts,
     stdout_truncated: bool,
     stderr_truncated: bool,
-    wall_micros: u64,
-    cpu_micros: Option<u64>,
+    wall_nanos: u64,
+    cpu_nanos: Option<u64>,
     peak_memory_bytes: Option<u64>,
     io_read_bytes: Option<u64>,
     io_write_bytes: Option<u64>,
@@ -120,6 +138,8 @@ struct Facts {
     limits_hit: Vec<LimitHitFact>,
     artifacts: Vec<ArtifactFacts>,
     skipped: Vec<String>,
+    /// The step of a trace that the execution was.
+    trace_parent: Option<String>,
 }
 
 impl Facts {
@@ -129,8 +149,8 @@ impl Facts {
             ending: EndingFacts::from(&outcome.ending),
             stdout_truncated: outcome.stdout.truncated,
             stderr_truncated: outcome.stderr.truncated,
-            wall_micros: micros(usage.wall_time),
-            cpu_micros: usage.cpu_time.map(micros),
+            wall_nanos: nanos(usage.wall_time),
+            cpu_nanos: usage.cpu_time.map(nanos),
             peak_memory_bytes: usage.peak_memory_bytes,
             io_read_bytes: usage.io_read_bytes,
             io_write_bytes: usage.io_write_bytes,
@@ -143,13 +163,14 @@ impl Facts {
                 .collect(),
             artifacts: artifacts.files.iter().map(ArtifactFacts::from).collect(),
             skipped: artifacts.skipped.clone(),
+            trace_parent: None,
         }
     }
 }
 
-/// Clocks resolve no more.
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+/// Five centuries of them, and nothing is rounded: what was answered once is answered again to the last digit.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -168,7 +189,7 @@ enum EndingFacts {
     TimedOut {
         #[serde(with = "ClockName")]
         clock: Clock,
-        allowed_micros: u64,
+        allowed_nanos: u64,
     },
     Signal {
         number: i32,
@@ -191,7 +212,7 @@ impl From<&Ending> for EndingFacts {
             },
             Ending::TimedOut { clock, allowed } => Self::TimedOut {
                 clock: *clock,
-                allowed_micros: micros(*allowed),
+                allowed_nanos: nanos(*allowed),
             },
             Ending::Crashed(CrashCause::Signal(number)) => Self::Signal { number: *number },
             Ending::Crashed(CrashCause::Memory) => Self::Memory,
@@ -226,10 +247,10 @@ impl EndingFacts {
             },
             Self::TimedOut {
                 clock,
-                allowed_micros,
+                allowed_nanos,
             } => Ending::TimedOut {
                 clock,
-                allowed: Duration::from_micros(allowed_micros),
+                allowed: Duration::from_nanos(allowed_nanos),
             },
             Self::Signal { number } => Ending::Crashed(CrashCause::Signal(number)),
             Self::Memory => Ending::Crashed(CrashCause::Memory),

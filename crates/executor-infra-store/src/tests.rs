@@ -11,7 +11,8 @@ use std::{
 use executor_application::{ExecutionStore, Fingerprint, Outbox, Query, StoreError};
 use executor_domain::{
     Artifact, Artifacts, CapturedOutput, Clock, CrashCause, Ending, Execution, ExecutionId,
-    GuestError, JsonText, LimitHit, Outcome, Reason, SessionId, Start, Status, Timestamp, Usage,
+    GuestError, JsonText, LimitHit, Outcome, Reason, SessionId, Start, Status, Timestamp,
+    TraceParent, Usage,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -139,6 +140,7 @@ fn results() -> Vec<Execution> {
     results.push(never_ran);
 
     let mut full = accepted("full");
+    full.trace(TraceParent::new(1 << 100, 7, 1).unwrap());
     full.start(Timestamp::from_unix_micros(i64::MAX)).unwrap();
     let everything = Outcome {
         stdout: CapturedOutput {
@@ -150,7 +152,7 @@ fn results() -> Vec<Execution> {
             truncated: false,
         },
         usage: Usage {
-            wall_time: Duration::from_micros(1),
+            wall_time: Duration::from_nanos(1_234_567_891),
             cpu_time: Some(Duration::from_secs(2)),
             peak_memory_bytes: Some(1 << 62),
             io_read_bytes: None,
@@ -471,6 +473,23 @@ async fn results_go_after_their_time_whatever_the_clock_says() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_never_idle_tidies_up_nevertheless() {
+    let store = SqliteStore::in_memory(StoreOptions {
+        ttl: Duration::from_secs(1),
+        ..StoreOptions::default()
+    });
+    let store = store.unwrap();
+    keep(&store, &loud("old", 1)).await;
+    let tidied = async {
+        while store.may_know(&id("old")) {
+            store.check().await.unwrap();
+        }
+    };
+    let patience = Duration::from_secs(60);
+    tokio::time::timeout(patience, tidied).await.unwrap();
+}
+
+#[tokio::test]
 async fn above_the_cap_the_oldest_go_first_and_undelivered_ones_last() {
     let store = SqliteStore::in_memory(StoreOptions {
         max_bytes: 10_000,
@@ -543,6 +562,12 @@ async fn a_full_disk_is_an_error_of_its_own_and_passes() {
     store.accept(&accepted("large"), PRINT).await.unwrap();
     let refused = store.finish(&loud("large", 1 << 20)).await;
     assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    // What is small still fits, and yet the store does not call itself well.
+    store.accept(&accepted("tiny"), PRINT).await.unwrap();
+    for _ in 0..2 {
+        let unwell = store.check().await;
+        assert!(matches!(unwell, Err(StoreError::Full(_))), "{unwell:?}");
+    }
     // Nothing of it is there, and everything else is.
     assert_eq!(found(&store, "large").await, Some(accepted("large")));
     assert!(found(&store, "small").await.is_some());
@@ -552,8 +577,15 @@ async fn a_full_disk_is_an_error_of_its_own_and_passes() {
         Ok(())
     });
     raised.await.unwrap();
-    store.finish(&loud("large", 1 << 20)).await.unwrap();
     store.check().await.unwrap();
+    store.finish(&loud("large", 1 << 20)).await.unwrap();
+    // What was tried is gone.
+    let results = store.writes().read("count", |connection| {
+        let count = "SELECT count(*) FROM results";
+        let count: i64 = connection.query_row(count, [], |row| row.get(0)).unwrap();
+        Ok(count)
+    });
+    assert_eq!(results.await.unwrap(), 2);
 }
 
 #[tokio::test]
@@ -564,6 +596,28 @@ async fn one_process_at_a_time() {
     assert!(matches!(second, Err(OpenError::InUse { .. })), "{second:?}");
     store.close().await;
     open(&directory, StoreOptions::default());
+}
+
+#[tokio::test]
+async fn whoever_locks_the_database_from_outside_delays_it_and_then_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, StoreOptions::default());
+    let impatient = store.writes().read("lose patience", |connection| {
+        connection.busy_timeout(Duration::from_millis(50)).unwrap();
+        Ok(())
+    });
+    impatient.await.unwrap();
+    let operator = Connection::open(database(&directory)).unwrap();
+    operator.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = store.check().await;
+    assert!(
+        matches!(refused, Err(StoreError::Failed { .. })),
+        "{refused:?}"
+    );
+    assert!(store.accept(&accepted("e"), PRINT).await.is_err());
+    assert_eq!(found(&store, "e").await, None, "reading goes on");
+    operator.execute_batch("ROLLBACK").unwrap();
+    keep(&store, &loud("e", 1)).await;
 }
 
 #[tokio::test]

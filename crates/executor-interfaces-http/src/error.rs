@@ -1,5 +1,7 @@
 //! What a client may read of an error: one table.
 
+mod files;
+
 use std::{borrow::Cow, error::Error, sync::Arc, time::Duration};
 
 use axum::{
@@ -8,7 +10,9 @@ use axum::{
 };
 use executor_application::{ExecuteError, RunFailure, SandboxError, StoreError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+pub(crate) use self::files::FilesProblem;
 use crate::{
     problems::Problems, request, request_id::RequestId, response::json, routes::executions,
 };
@@ -63,6 +67,8 @@ pub(crate) enum ApiError {
     SandboxUnavailable(Cause),
     /// There is no room for results.
     StoreFull(Cause),
+    /// It is about a session and its files.
+    Files(FilesProblem),
     /// We failed.
     Internal(Cause),
 }
@@ -190,6 +196,7 @@ impl ApiError {
                 "The executor cannot run code now",
                 "Send the request again after the time in the Retry-After header, or to another instance",
             ),
+            Self::Files(problem) => problem.row(),
             Self::Internal(_) => Row::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Executor.InternalError",
@@ -197,6 +204,12 @@ impl ApiError {
                 "Send the request again; if that does not help, report the request_id to the operator",
             ),
         }
+    }
+
+    /// Its row for whoever describes the API: status, code and description.
+    pub(crate) fn summary(&self) -> (StatusCode, &'static str, &'static str) {
+        let row = self.row();
+        (row.status, row.code, row.description)
     }
 
     /// What is wrong with this request in particular.
@@ -231,11 +244,13 @@ impl ApiError {
             Self::Draining => "the executor is shutting down".into(),
             Self::SandboxUnavailable(_) => "a sandbox cannot be started".into(),
             Self::StoreFull(_) => "there is no room for results".into(),
+            Self::Files(problem) => problem.detail(),
             Self::Internal(_) => "the cause is in the executor's log under the request_id".into(),
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// When to come back, for refusals that pass.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::QueueFull { retry_after } => Some(*retry_after),
             Self::Draining | Self::SandboxUnavailable(_) | Self::StoreFull(_) => {
@@ -251,6 +266,7 @@ impl ApiError {
             Self::SandboxUnavailable(cause) | Self::StoreFull(cause) | Self::Internal(cause) => {
                 Some(cause.as_ref())
             }
+            Self::Files(problem) => problem.cause(),
             _ => None,
         }
     }
@@ -276,6 +292,9 @@ impl ApiError {
         if matches!(self, Self::Unauthorized) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if let Self::Files(problem) = self {
+            problem.add_headers(headers);
+        }
         if matches!(self, Self::BodyTooLarge { .. } | Self::BodyTimeout { .. }) {
             // What is left of the body is not waited for, so no other request can follow it.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -290,12 +309,18 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(up).max(1)
 }
 
-#[derive(Serialize)]
-struct ErrorDto<'a> {
+/// Why a request was not answered with what it asked for.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorDto<'a> {
+    /// What kind of error it is, for programs
     error_code: &'static str,
+    /// The same for people
     description: &'static str,
+    /// What is wrong with this request in particular
     error_detail: &'a str,
+    /// What to do about it
     solution: &'a str,
+    /// The name of the request, as in the header and in the log
     request_id: &'a str,
 }
 

@@ -4,6 +4,7 @@
 //! neither its depth nor its size costs more than its bytes.
 
 mod object;
+mod schema;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::{error::ApiError, problems::Problems};
 use object::{Object, kind_of, members};
+pub(crate) use schema::{SCHEMA, schema};
 
 /// Every field that a request may have.
 pub(crate) const FIELDS: &[&str] = &[
@@ -82,6 +84,7 @@ pub(crate) fn parse(body: &str, policy: &LimitPolicy) -> Result<ExecuteCommand, 
                 environment,
                 stdin,
                 limits,
+                trace_parent: None,
             })
         }
         _ => Err(ApiError::InvalidFields(problems)),

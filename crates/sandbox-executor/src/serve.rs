@@ -1,8 +1,8 @@
 //! `serve`: the daemon, from its first probe to its last guest.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use executor_application::{ExecuteCode, ExitReason, Reports, SandboxDescription};
+use executor_application::{ExecuteCode, ExitReason, Reports, SandboxDescription, Traces};
 use executor_interfaces_http::{ApiState, ServerOptions, router};
 use tokio::{
     net::TcpListener,
@@ -19,8 +19,9 @@ use crate::{
     wiring::{self, Adapters, WorkspacePlace},
 };
 
-/// Serves until it is told to stop. Nothing listens before a sandbox was really started.
-pub(crate) async fn serve(config: &Config) -> Exit {
+/// Serves until it is told to stop. Nothing listens before a sandbox was really started. `traces`: where spans are
+/// exported, the links to those of others.
+pub(crate) async fn serve(config: &Config, traces: Option<Arc<dyn Traces>>) -> Exit {
     let mut stops = match signals::stops() {
         Ok(stops) => stops,
         Err(error) => {
@@ -40,7 +41,7 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         stop = signals::next(&mut stops) => return stop.exit_of_daemon(),
     };
     let adapters = match adapters {
-        Ok(adapters) => adapters,
+        Ok(adapters) => adapters.with_traces(traces),
         Err(error) => {
             terminal::failure(&error);
             return error.exit();
@@ -68,13 +69,16 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         }
     };
     let descriptors = raise_descriptor_limit();
-    let api = adapters.api(config, lasting.executor.clone());
+    let sessions = adapters.manage_sessions(config, lasting.executor.clone());
+    let api = adapters.api(config, lasting.executor.clone(), Arc::clone(&sessions));
     let reports = control_plane.map(|control_plane| {
         let mut reports = adapters.reports(config, control_plane, &lasting);
         reports.announce(address.port());
         reports
     });
     announce(address, lasting.executor.sandbox());
+    // Removing a session survives being broken off at any point.
+    let cleaning = tokio::spawn(async move { sessions.keep_clean().await });
     service_manager::ready();
     let daemon = Daemon {
         listener,
@@ -84,7 +88,9 @@ pub(crate) async fn serve(config: &Config) -> Exit {
         options: server_options(config, descriptors),
         grace: config.shutdown_grace,
     };
-    daemon.run(stops).await
+    let exit = daemon.run(stops).await;
+    cleaning.abort();
+    exit
 }
 
 /// Raises the limit of open descriptors as far as we may: every connection takes one, every run ten. Guests get a limit
@@ -215,8 +221,6 @@ impl Daemon {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use executor_application::{
         CheckHealth, Options,
         fake::{FakeSandbox, NoWorkspaces, StoppedClock},

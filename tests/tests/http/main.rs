@@ -4,7 +4,9 @@
 
 mod examples;
 mod executions;
+mod files;
 mod killed;
+mod observe;
 mod operation;
 mod requests;
 mod runs;

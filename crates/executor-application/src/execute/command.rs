@@ -1,6 +1,8 @@
 //! What a caller asks for.
 
-use executor_domain::{Event, ExecutionId, GuestEnvironment, RequestedLimits, SessionId, Source};
+use executor_domain::{
+    Event, ExecutionId, GuestEnvironment, RequestedLimits, SessionId, Source, TraceParent,
+};
 use sha2::{Digest, Sha256};
 
 use crate::Fingerprint;
@@ -22,6 +24,8 @@ pub struct ExecuteCommand {
     pub stdin: Option<String>,
     /// What the caller would like to use.
     pub limits: RequestedLimits,
+    /// The step of a trace that asks for it. No part of what is asked for: a repeated request can belong to another one.
+    pub trace_parent: Option<TraceParent>,
 }
 
 impl ExecuteCommand {

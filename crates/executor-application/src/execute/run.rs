@@ -1,15 +1,15 @@
 //! One run on its way, from its place in the queue to its result in the store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use executor_domain::{Artifacts, CrashCause, Ending, Execution, Outcome, ResourceLimit};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{ExecuteCommand, RunFailure, Shared, lost, nothing_known};
+use super::{ExecuteCommand, RunFailure, Shared, lost, nothing_known, quota};
 use crate::{
-    Fingerprint, Job, Listener,
+    EndedRun, Fingerprint, Job, Listener,
     admission::{Place, Slot},
     ledger::{Live, Progress, Registration, Remains},
     transcript::Transcript,
@@ -24,6 +24,24 @@ pub(super) struct Run {
     progress: watch::Sender<Progress>,
     transcript: Arc<Transcript>,
     cancel: CancellationToken,
+    times: Times,
+}
+
+/// When a run got how far, for those who count.
+struct Times {
+    accepted: Instant,
+    waited: Duration,
+    sandboxed: Option<Duration>,
+}
+
+impl Times {
+    fn since_now() -> Self {
+        Self {
+            accepted: Instant::now(),
+            waited: Duration::ZERO,
+            sandboxed: None,
+        }
+    }
 }
 
 impl Run {
@@ -52,6 +70,7 @@ impl Run {
             progress: watch::Sender::new(progress),
             transcript: Arc::new(Transcript::new(cap)),
             cancel: shared.cancel_all.child_token(),
+            times: Times::since_now(),
             shared: Arc::clone(shared),
         }
     }
@@ -70,7 +89,7 @@ impl Run {
     }
 
     pub(super) async fn carry_through(
-        self,
+        mut self,
         place: Place,
         command: ExecuteCommand,
         limits: ResourceLimit,
@@ -81,12 +100,28 @@ impl Run {
             session_id = %command.session_id,
             language = %command.source.language(),
         );
+        let instruments = &self.shared.instruments;
+        // Where spans are exported, ours comes between the caller's and those of whoever is told of this execution.
+        if let Some(step) = instruments.traces.name_of(&span).or(command.trace_parent) {
+            self.execution.trace(step);
+        }
         self.carry(place, command, limits).instrument(span).await;
     }
 
     async fn carry(mut self, place: Place, command: ExecuteCommand, limits: ResourceLimit) {
+        let language = command.source.language();
         let mut slot = None;
         let ran = self.record_and_run(place, command, limits, &mut slot).await;
+        let telemetry = Arc::clone(&self.shared.instruments.telemetry);
+        match &ran {
+            Ok(()) => telemetry.execution_ended(&EndedRun {
+                execution: &self.execution,
+                language,
+                waited: self.times.waited,
+                sandboxed: self.times.sandboxed,
+            }),
+            Err(failure) => telemetry.execution_failed(language, failure),
+        }
         if let Err(failure) = &ran {
             tracing::error!(
                 error = failure as &dyn std::error::Error,
@@ -154,11 +189,13 @@ impl Run {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => {
+                self.times.waited = self.times.accepted.elapsed();
                 self.finish(nothing_known(Ending::Cancelled), Artifacts::default());
                 return Ok(());
             }
             taken = place.slot() => *slot = Some(taken),
         }
+        self.times.waited = self.times.accepted.elapsed();
 
         let workspace = self.shared.workspaces.open(&command.session_id).await?;
         let started_at = self.shared.clock.now();
@@ -179,7 +216,10 @@ impl Run {
             workspace: workspace.path().to_owned(),
             listener: Listener::new(Arc::clone(&self.transcript) as _),
         };
-        let outcome = self.shared.sandbox.run(job, self.cancel.clone()).await?;
+        let handed_over = Instant::now();
+        let sandbox = &*self.shared.sandbox;
+        let outcome = quota::run_within(sandbox, &*workspace, job, self.cancel.clone()).await?;
+        self.times.sandboxed = Some(handed_over.elapsed());
         self.shared.note_duration(outcome.usage.wall_time);
         let artifacts = workspace.changes().await?;
         self.finish(outcome, artifacts);
@@ -229,10 +269,16 @@ impl Run {
             Ok(()) => {
                 tracing::info!(status = self.execution.status().as_str(), "execution ended");
             }
-            Err(error) => tracing::error!(
-                error = error as &dyn std::error::Error,
-                "a result could not be kept"
-            ),
+            Err(error) => {
+                tracing::error!(
+                    error = error as &dyn std::error::Error,
+                    "a result could not be kept"
+                );
+                if remains == Remains::Result {
+                    // Its caller is about to hear of it, and may try again.
+                    self.forget().await;
+                }
+            }
         }
         Ok(kept?)
     }

@@ -21,6 +21,7 @@ fn command(id: &str, code: &str) -> ExecuteCommand {
         environment: GuestEnvironment::default(),
         stdin: None,
         limits: RequestedLimits::default(),
+        trace_parent: None,
     }
 }
 
@@ -369,6 +370,7 @@ async fn the_workspace_is_opened_before_the_run_and_scanned_after_it() {
             .expect_changes()
             .times(1)
             .return_once(move || Ok(found));
+        workspace.expect_overflows().return_const(None);
         Ok(Box::new(workspace))
     });
     let executor = ExecuteCode::new(
@@ -479,11 +481,16 @@ async fn events_come_while_the_guest_writes_and_can_be_read_again_from_anywhere(
         })
     );
     assert!(live.execution().outcome().is_none(), "it still runs");
-    let live = read(live).await;
     assert_eq!(
-        words(&live),
-        ["Stderr two", "Stdout three", "ended completed"]
+        live.next().await,
+        Some(ExecutionEvent::Output {
+            stream: OutputStream::Stderr,
+            bytes: b"two\n".to_vec()
+        })
     );
+    assert!(live.execution().outcome().is_none(), "it still runs");
+    let live = read(live).await;
+    assert_eq!(words(&live), ["Stdout three", "ended completed"]);
     drop(submission);
 
     // From any place that a reader had come to, the rest comes again: also once it has ended.
@@ -597,22 +604,40 @@ async fn without_a_record_of_its_acceptance_no_run_goes_on() {
     store.expect_accept().returning(|_, _| Err(full()));
     store.expect_forget().returning(|_| Ok(()));
     let (executor, sandbox) = on_store(store);
+    let begun = tokio::time::Instant::now();
     let waiting = executor.execute(command("a", "sleep 100000")).await;
     assert!(is_full(&waiting.unwrap_err()));
+    assert_eq!(
+        begun.elapsed(),
+        Duration::ZERO,
+        "it does not wait for the guest"
+    );
     let submission = executor.submit(command("b", "sleep 100000")).await.unwrap();
     assert!(is_full(&submission.keep().await.unwrap_err()));
     assert_eq!(sandbox.running(), 0);
     assert_eq!(executor.active(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_result_that_cannot_be_kept_is_not_answered() {
     let mut store = store();
     store.expect_accept().returning(|_, _| Ok(()));
     store.expect_finish().returning(|_| Err(full()));
+    // Who waited may try again under the same id; who was promised a result keeps an id that has none.
+    let waited = id("e");
+    store.expect_forget().times(1).returning(move |forgotten| {
+        assert_eq!(*forgotten, waited);
+        Ok(())
+    });
     let (executor, _) = on_store(store);
     let answer = executor.execute(command("e", "return 1")).await;
     assert!(is_full(&answer.unwrap_err()));
+    let submission = executor
+        .submit(command("promised", "sleep 1000"))
+        .await
+        .unwrap();
+    submission.keep().await.unwrap();
+    assert!(is_full(&submission.finished().await.unwrap_err()));
 }
 
 #[tokio::test]
@@ -713,4 +738,198 @@ async fn who_reports_sees_what_runs_and_not_what_waits() {
     first.finished().await.unwrap();
     second.finished().await.unwrap();
     assert_eq!(running.count(), 0);
+}
+
+/// Remembers what it is told, in order.
+#[derive(Default)]
+struct Scribe(std::sync::Mutex<Vec<String>>);
+
+impl Scribe {
+    fn note(&self, line: String) {
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl crate::Telemetry for Scribe {
+    fn execution_ended(&self, ended: &crate::EndedRun<'_>) {
+        self.note(format!(
+            "{} {} waited {:?} sandboxed {:?}",
+            ended.language,
+            ended.execution.status().as_str(),
+            ended.waited,
+            ended.sandboxed,
+        ));
+    }
+
+    fn execution_failed(&self, language: Language, failure: &RunFailure) {
+        self.note(format!("{language} {failure}"));
+    }
+
+    fn request_answered(&self, _: &crate::AnsweredRequest<'_>) {}
+
+    fn text(&self, _: &Levels, _: crate::TextFormat) -> String {
+        String::new()
+    }
+}
+
+fn listened(options: Options) -> (Options, Arc<Scribe>) {
+    let listener = Arc::new(Scribe::default());
+    let instruments = Instruments {
+        telemetry: Arc::clone(&listener) as Arc<_>,
+        ..Instruments::default()
+    };
+    let options = Options {
+        instruments,
+        ..options
+    };
+    (options, listener)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_counts_is_told_of_every_end_before_the_caller() {
+    let (options, listener) = listened(capacity(1, 1));
+    let (executor, _) = executor(options);
+    let first = executor
+        .submit(command("first", "sleep 2000"))
+        .await
+        .unwrap();
+    let second = executor
+        .submit(command("second", "sleep 10\nexit 3"))
+        .await
+        .unwrap();
+    assert_eq!(listener.heard(), [""; 0]);
+    first.finished().await.unwrap();
+    assert_eq!(listener.heard().len(), 1);
+    second.finished().await.unwrap();
+    assert_eq!(
+        listener.heard(),
+        [
+            "python completed waited 0ns sandboxed Some(2s)",
+            "python failed waited 2s sandboxed Some(10ms)",
+        ]
+    );
+    // A result that is remembered was counted once.
+    executor
+        .execute(command("second", "sleep 10\nexit 3"))
+        .await
+        .unwrap();
+    assert_eq!(listener.heard().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_counts_is_told_of_what_never_ran_and_of_what_we_failed() {
+    let (options, listener) = listened(capacity(1, 1));
+    let (executor, _) = executor(options);
+    let _first = executor
+        .submit(command("first", "sleep 2000"))
+        .await
+        .unwrap();
+    let second = executor.submit(command("second", "exit 3")).await.unwrap();
+    tokio::task::yield_now().await;
+    executor.drain(Duration::ZERO).await;
+    second.finished().await.unwrap();
+    let heard = listener.heard();
+    assert!(
+        heard.contains(&"python crashed waited 0ns sandboxed None".to_owned()),
+        "{heard:?}"
+    );
+
+    let (options, listener) = listened(Options::default());
+    let mut broken = crate::MockSandbox::new();
+    let description = FakeSandbox::default().description().clone();
+    broken.expect_description().return_const(description);
+    broken.expect_run().returning(|_, _| {
+        Err(SandboxError::Failed {
+            step: "open the door",
+            source: "no key".into(),
+        })
+    });
+    let executor = ExecuteCode::new(
+        Arc::new(broken),
+        Arc::new(NoWorkspaces),
+        Arc::new(StoppedClock),
+        options,
+    );
+    executor.execute(command("e", "")).await.unwrap_err();
+    assert_eq!(listener.heard(), ["python the sandbox failed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn levels_are_what_runs_and_waits() {
+    let (executor, sandbox) = executor(capacity(2, 3));
+    let mut submissions = Vec::new();
+    for id in ["a", "b", "c"] {
+        submissions.push(executor.submit(command(id, "sleep 1000")).await.unwrap());
+    }
+    while sandbox.running() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let levels = executor.levels();
+    assert_eq!((levels.running, levels.waiting), (2, 1));
+    assert_eq!((levels.max_running, levels.max_waiting), (2, 3));
+    for submission in submissions {
+        submission.finished().await.unwrap();
+    }
+}
+
+const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
+
+#[tokio::test]
+async fn an_execution_names_the_step_of_a_trace_that_it_is() {
+    let caller = executor_domain::TraceParent::parse(CALLER).unwrap();
+    let traced = |id: &str| ExecuteCommand {
+        trace_parent: Some(caller),
+        ..command(id, "return 1")
+    };
+
+    // Where no span is exported, what is reported hangs below the caller's own step.
+    let (plain, sandbox) = executor(Options::default());
+    let execution = plain.execute(traced("e")).await.unwrap();
+    assert_eq!(execution.trace_parent(), Some(caller));
+    // The same request in another trace is the same request.
+    plain.execute(command("e", "return 1")).await.unwrap();
+    assert_eq!(sandbox.started(), 1);
+
+    let own = executor_domain::TraceParent::new(caller.trace_id(), 7, 1).unwrap();
+    let mut links = crate::MockTraces::new();
+    links.expect_name_of().return_const(Some(own));
+    let instruments = Instruments {
+        traces: Arc::new(links),
+        ..Instruments::default()
+    };
+    let (exporting, _) = executor(Options {
+        instruments,
+        ..Options::default()
+    });
+    let execution = exporting.execute(traced("e")).await.unwrap();
+    assert_eq!(execution.trace_parent(), Some(own));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_a_session_stops_its_runs_and_no_others() {
+    let (executor, sandbox) = executor(capacity(2, 2));
+    let mut other = command("other", "sleep 50\nreturn 1");
+    other.session_id = SessionId::parse("other").unwrap();
+    let other = executor.submit(other).await.unwrap();
+    let running = executor.submit(command("running", "sleep 100000")).await;
+    let waiting = executor.submit(command("waiting", "sleep 100000")).await;
+    until(|| sandbox.running() == 2).await;
+
+    executor
+        .stop_session(&SessionId::parse("session").unwrap())
+        .await;
+    for stopped in [running, waiting] {
+        let ended = stopped.unwrap().finished().await.unwrap();
+        assert_eq!(ended.status(), Status::Cancelled);
+    }
+    let ended = other.finished().await.unwrap();
+    assert_eq!(ended.status(), Status::Completed);
+    // Whoever has nothing to stop waits for nothing.
+    executor
+        .stop_session(&SessionId::parse("nobody").unwrap())
+        .await;
 }

@@ -8,24 +8,61 @@ use axum::{
 use executor_application::{Position, Submission};
 use executor_domain::{Execution, Status};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
-    ApiState, answer, auth::Authorized, body::JsonBody, error::ApiError, events, prefer::Answering,
-    request, response::json,
+    ApiState, answer,
+    auth::Authorized,
+    body::JsonBody,
+    error::ApiError,
+    events,
+    openapi::Submits,
+    prefer::Answering,
+    request,
+    response::{ExecutionDto, json},
+    trace::CallersTrace,
 };
 
 /// RFC 7240, section 3.
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// Runs code. Answers with the result, at once, or with events, as its caller prefers. Whatever the guest did wrong is an
-/// answer of 200.
+/// Run code.
+///
+/// Answers when the run has ended; with `Prefer: respond-async` at once; with `Accept: text/event-stream` as it happens.
+/// Whatever the guest did wrong is an answer of 200.
+#[utoipa::path(
+    post,
+    path = "/execute",
+    tag = "executions",
+    params(
+        ("Prefer" = Option<String>, Header, description = "`respond-async`: answer at once. `wait=N`: answer at once if the run takes more than N seconds (RFC 7240)"),
+    ),
+    request_body(
+        content = ref("#/components/schemas/ExecuteRequest"),
+        content_type = "application/json",
+    ),
+    responses(
+        (status = 200, description = "The run has ended; or what happens in it, for whoever accepts `text/event-stream`; or, where the daemon answers at once by default, that it was accepted", content(
+            (ExecutionDto<'static> = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = 202, description = "Accepted; `Location` is where its result will be", body = AcceptedDto<'static>, headers(
+            ("Location" = String, description = "The path of the execution"),
+            ("Preference-Applied" = String, description = "What was asked for and done (RFC 7240)"),
+        )),
+        Submits,
+    ),
+    security(("bearer" = [])),
+)]
 pub(super) async fn execute(
     _caller: Authorized,
     State(api): State<ApiState>,
+    CallersTrace(trace_parent): CallersTrace,
     headers: HeaderMap,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let command = request::parse(&body.text, api.executor().policy())?;
+    let mut command = request::parse(&body.text, api.executor().policy())?;
+    command.trace_parent = trace_parent;
     // A run can take an hour, and the command has what it needs.
     drop(body);
     let submission = api.executor().submit(command).await?;
@@ -37,7 +74,7 @@ pub(super) async fn execute(
                 return later(&accepted, asked.then_some("respond-async"));
             };
             match tokio::time::timeout(wait, submission.finished()).await {
-                Ok(finished) => applied(result(&api, finished?).await?, "wait"),
+                Ok(finished) => Ok(applied(result(&api, finished?).await?, "wait")),
                 Err(_) => later(
                     &accepted,
                     Some(if asked { "respond-async, wait" } else { "wait" }),
@@ -59,10 +96,15 @@ async fn stream(submission: &Submission) -> Result<Response, ApiError> {
     located(response, &accepted)
 }
 
-#[derive(Serialize)]
+/// That a run was accepted.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Accepted)]
 struct AcceptedDto<'a> {
+    /// Its name
     execution_id: &'a str,
+    /// `pending`, or its final status where it has ended by now
     status: &'static str,
+    /// The same for people
     message: &'static str,
 }
 
@@ -87,7 +129,7 @@ fn later(execution: &Execution, preference: Option<&'static str>) -> Result<Resp
     let response = json(code, &accepted).map_err(ApiError::internal)?;
     let response = located(response, execution)?;
     match preference {
-        Some(preference) => applied(response, preference),
+        Some(preference) => Ok(applied(response, preference)),
         None => Ok(response),
     }
 }
@@ -100,10 +142,10 @@ fn located(mut response: Response, execution: &Execution) -> Result<Response, Ap
     Ok(response)
 }
 
-fn applied(mut response: Response, preference: &'static str) -> Result<Response, ApiError> {
+fn applied(mut response: Response, preference: &'static str) -> Response {
     let preference = HeaderValue::from_static(preference);
     response
         .headers_mut()
         .insert(PREFERENCE_APPLIED, preference);
-    Ok(response)
+    response
 }

@@ -13,14 +13,16 @@ use axum::{
 use executor_application::{Cursor, Position, Query as ListQuery, Summary};
 use executor_domain::{ExecutionId, SessionId, Status};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     ApiState, answer,
     auth::Authorized,
     error::ApiError,
     events,
+    openapi::{Finds, Lists},
     problems::Problems,
-    response::{json, rfc3339},
+    response::{ExecutionDto, json, rfc3339},
 };
 
 /// HTML Standard, section 9.2.4.
@@ -32,7 +34,22 @@ const MAX_LIMIT: usize = 1000;
 /// Every parameter that a list may have.
 pub(crate) const PARAMETERS: &[&str] = &["session_id", "status", "limit", "cursor"];
 
-/// `GET /executions/{execution_id}`
+/// An execution: where it is in its life, and its whole result once it has ended.
+///
+/// Survives a restart of the daemon.
+#[utoipa::path(
+    get,
+    path = "/executions/{execution_id}",
+    tag = "executions",
+    params(
+        ("execution_id" = String, Path, description = "Its name"),
+    ),
+    responses(
+        (status = 200, description = "The execution", body = ExecutionDto<'static>),
+        Finds,
+    ),
+    security(("bearer" = [])),
+)]
 pub(super) async fn find(
     _caller: Authorized,
     State(api): State<ApiState>,
@@ -43,7 +60,22 @@ pub(super) async fn find(
     answer::execution(&api, StatusCode::OK, execution).await
 }
 
-/// `DELETE /executions/{execution_id}`: every process of the guest is dead before the answer.
+/// Cancel an execution.
+///
+/// Every process of the guest is dead before the answer. Idempotent: what has ended stays as it is.
+#[utoipa::path(
+    delete,
+    path = "/executions/{execution_id}",
+    tag = "executions",
+    params(
+        ("execution_id" = String, Path, description = "Its name"),
+    ),
+    responses(
+        (status = 200, description = "The execution, which has ended", body = ExecutionDto<'static>),
+        Finds,
+    ),
+    security(("bearer" = [])),
+)]
 pub(super) async fn cancel(
     _caller: Authorized,
     State(api): State<ApiState>,
@@ -54,7 +86,23 @@ pub(super) async fn cancel(
     answer::execution(&api, StatusCode::OK, execution).await
 }
 
-/// `GET /executions/{execution_id}/events`
+/// An execution as it happens, as server-sent events.
+///
+/// `stdout`, `stderr`, `status`, and at the end exactly one `result`.
+#[utoipa::path(
+    get,
+    path = "/executions/{execution_id}/events",
+    tag = "executions",
+    params(
+        ("execution_id" = String, Path, description = "Its name"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen: goes on after it"),
+    ),
+    responses(
+        (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
+        Finds,
+    ),
+    security(("bearer" = [])),
+)]
 pub(super) async fn follow(
     _caller: Authorized,
     State(api): State<ApiState>,
@@ -81,21 +129,33 @@ pub(super) async fn follow(
     Ok(events::answer(events.ok_or(ApiError::NoSuchExecution)?))
 }
 
-#[derive(Serialize)]
+/// One page of executions.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Executions)]
 struct ListDto<'a> {
+    /// Newest first
     executions: Vec<SummaryDto<'a>>,
-    /// What to send as `cursor` for the next page.
+    /// What to send as `cursor` for the next page
     next_cursor: Option<String>,
 }
 
-#[derive(Serialize)]
+/// An execution in short.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Summary)]
 struct SummaryDto<'a> {
+    /// Its name
     execution_id: &'a str,
+    /// The session whose workspace it uses
     session_id: &'a str,
+    /// Where it is in its life
     status: &'static str,
+    /// The same for people
     message: &'static str,
+    /// When it was accepted, in RFC 3339
     accepted_at: Option<String>,
+    /// When its guest started
     started_at: Option<String>,
+    /// When it ended
     completed_at: Option<String>,
 }
 
@@ -113,7 +173,23 @@ impl<'a> From<&'a Summary> for SummaryDto<'a> {
     }
 }
 
-/// `GET /executions`
+/// Executions, newest first.
+#[utoipa::path(
+    get,
+    path = "/executions",
+    tag = "executions",
+    params(
+        ("session_id" = Option<String>, Query, description = "Only those of this session"),
+        ("status" = Option<String>, Query, description = "Only those with this status"),
+        ("limit" = Option<u64>, Query, description = "How many at most: 1 to 1000, 50 if nothing is said"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "One page of them", body = ListDto<'static>),
+        Lists,
+    ),
+    security(("bearer" = [])),
+)]
 pub(super) async fn list(
     _caller: Authorized,
     State(api): State<ApiState>,

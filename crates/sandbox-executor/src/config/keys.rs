@@ -130,6 +130,8 @@ pub const SECTIONS: &[Section] = &[
             WORKSPACE_TTL,
             STATE_PATH,
             MAX_STATE_BYTES,
+            WORKSPACE_HIGH_WATER,
+            MAX_WORKSPACE_FILES,
             RESULT_TTL,
         ],
     },
@@ -169,8 +171,8 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
-        title: "Logging",
-        keys: &[LOG_LEVEL, LOG_FORMAT],
+        title: "Logs and traces",
+        keys: &[LOG_LEVEL, LOG_FORMAT, OTEL_EXPORTER_OTLP_ENDPOINT],
     },
 ];
 
@@ -264,7 +266,22 @@ pub(crate) const WORKSPACE_TTL: Key = Key::new(
     "workspace_ttl",
     Duration,
     Value("24h"),
-    "How long the files of an idle session are kept. Checked, and without effect yet.",
+    "How long the files of a session are kept that nobody uses. A daemon that is bound to one session keeps them.",
+);
+
+pub(crate) const WORKSPACE_HIGH_WATER: Key = Key::new(
+    "workspace_high_water",
+    Number,
+    Value("90"),
+    "How full the disk may become, in percent, before idle sessions are removed sooner, those first that were not used \
+     for longest. 100: never.",
+);
+
+pub(crate) const MAX_WORKSPACE_FILES: Key = Key::new(
+    "max_workspace_files",
+    Number,
+    Value("100000"),
+    "Files and directories of a session's workspace.",
 );
 
 pub(crate) const STATE_PATH: Key = Key::new(
@@ -337,7 +354,7 @@ pub(crate) const MAX_WORKSPACE_MB: Key = Key::new(
     "max_workspace_mb",
     Number,
     Value("1024"),
-    "Size of a session's workspace, in MiB.",
+    "What a session's workspace may take on the disk, in MiB. A run that goes beyond is ended.",
 );
 
 pub(crate) const MAX_OUTPUT_BYTES: Key = Key::new(
@@ -444,6 +461,14 @@ pub(crate) const LOG_FORMAT: Key = Key::new(
     Text,
     Unset("text on a terminal, else json"),
     "`text` or `json`. Logs go to stderr.",
+);
+
+pub(crate) const OTEL_EXPORTER_OTLP_ENDPOINT: Key = Key::new(
+    "otel_exporter_otlp_endpoint",
+    Text,
+    Unset("none"),
+    "The collector that traces are sent to by OTLP over HTTP, such as `http://localhost:4318`. Without it there are none. \
+     The SDK's other variables are read from the environment; see observability.md.",
 );
 
 #[cfg(test)]

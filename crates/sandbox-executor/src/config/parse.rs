@@ -57,6 +57,14 @@ pub(crate) fn count(floor: u64, ceiling: u32) -> impl Fn(&str) -> Result<usize, 
     }
 }
 
+/// A part of a whole, in percent.
+pub(crate) fn percent(text: &str) -> Result<u8, Wrong> {
+    match text.parse() {
+        Ok(percent) if (1..=100).contains(&percent) => Ok(percent),
+        _ => Err("must be a whole number between 1 and 100".into()),
+    }
+}
+
 /// A whole number whose bounds are somebody else's business.
 pub(crate) fn any_number(text: &str) -> Result<u64, Wrong> {
     text.parse().map_err(|_| "must be a whole number".into())
@@ -184,19 +192,34 @@ pub(crate) fn control_plane(text: &str) -> Result<Option<Uri>, Wrong> {
     if text == "none" {
         return Ok(None);
     }
-    let uri: Uri = text.parse().map_err(|_| EXAMPLE)?;
-    let authority = uri.authority().ok_or(EXAMPLE)?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) || authority.host().is_empty() {
-        return Err(EXAMPLE.into());
+    let secret = "must not hold credentials: the token is INTERNAL_API_TOKEN";
+    base_url(text, &["http", "https"], EXAMPLE, secret).map(Some)
+}
+
+/// Where traces are sent.
+pub(crate) fn collector(text: &str) -> Result<Uri, Wrong> {
+    const EXAMPLE: &str =
+        "must be an http URL such as http://localhost:4318: traces are exported without TLS";
+    let secret = "must not hold credentials: they go into OTEL_EXPORTER_OTLP_HEADERS";
+    base_url(text, &["http"], EXAMPLE, secret)
+}
+
+/// A URL to which paths are added.
+fn base_url(text: &str, schemes: &[&str], example: &str, credentials: &str) -> Result<Uri, Wrong> {
+    let uri: Uri = text.parse().map_err(|_| example)?;
+    let authority = uri.authority().ok_or(example)?;
+    let scheme = uri.scheme_str().unwrap_or_default();
+    if !schemes.contains(&scheme) || authority.host().is_empty() {
+        return Err(example.into());
     }
     if authority.as_str().contains('@') {
-        return Err("must not hold credentials: the token is INTERNAL_API_TOKEN".into());
+        return Err(credentials.into());
     }
     // A fragment never reaches `uri`: its parser drops it.
     if uri.query().is_some() || text.contains('#') {
         return Err("must end with its path: no query, no fragment".into());
     }
-    Ok(Some(uri))
+    Ok(uri)
 }
 
 /// The path of a URL, with nothing in it that would need to be escaped.
@@ -332,6 +355,26 @@ mod tests {
             "http://x/",
         ] {
             assert!(url_path(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_collector_is_a_plain_address() {
+        for good in ["http://localhost:4318", "http://[::1]:4318/otlp/"] {
+            assert!(collector(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost:4318",
+            "https://collector:4318",
+            "http://",
+            "http://user:secret@collector",
+            "http://collector?a=b",
+            "http://collector#a",
+            "none",
+        ] {
+            let wrong = collector(bad).unwrap_err();
+            assert!(!wrong.contains("secret"), "{bad}: {wrong}");
         }
     }
 

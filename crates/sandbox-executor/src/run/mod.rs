@@ -184,6 +184,7 @@ mod tests {
             environment: GuestEnvironment::default(),
             stdin: None,
             limits: RequestedLimits::default(),
+            trace_parent: None,
         }
     }
 

@@ -10,11 +10,12 @@ mod store;
 use std::{path::PathBuf, sync::Arc};
 
 use executor_application::{
-    CheckHealth, Clock, ExecuteCode, ExecutionStore, Options, Outbox, Retention, Sandbox,
-    WorkspaceError, Workspaces,
+    CheckHealth, CleanUp, Clock, ExecuteCode, ExecutionStore, Instruments, ManageSessions, Options,
+    Outbox, Retention, Sandbox, SessionFiles, Traces, WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
 use executor_infra_control_plane::OptionsError;
+use executor_infra_telemetry::Counters;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
 use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
 
@@ -88,8 +89,12 @@ pub struct Adapters {
     pub sandbox: Arc<dyn Sandbox>,
     /// Keeps workspaces.
     pub workspaces: Arc<dyn Workspaces>,
+    /// Brings and fetches their files.
+    pub files: Arc<dyn SessionFiles>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
+    /// Are told what happens.
+    pub instruments: Instruments,
     /// Whether the root of the workspaces is the only workspace.
     single: bool,
 }
@@ -102,12 +107,27 @@ impl Adapters {
         let sandbox = platform::start(config)
             .await
             .map_err(StartError::Isolation)?;
+        let workspaces = Arc::new(workspaces);
         Ok(Self {
             sandbox,
             single: place == WorkspacePlace::Configured && config.session.is_some(),
-            workspaces: Arc::new(workspaces),
+            files: Arc::clone(&workspaces) as Arc<_>,
+            workspaces,
             clock: Arc::new(SystemClock),
+            instruments: Instruments {
+                telemetry: Arc::new(Counters::new(env!("CARGO_PKG_VERSION"))),
+                ..Instruments::default()
+            },
         })
+    }
+
+    /// The same with links to the traces of others, if there are any.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Option<Arc<dyn Traces>>) -> Self {
+        if let Some(traces) = traces {
+            self.instruments.traces = traces;
+        }
+        self
     }
 
     /// The use case on top of these adapters, which forgets everything with the process.
@@ -158,11 +178,34 @@ impl Adapters {
             },
             only_session: self.single.then(|| config.session.clone()).flatten(),
             cancel_abandoned: config.cancel_on_disconnect,
+            instruments: self.instruments.clone(),
         }
     }
 
-    /// The REST interface of the use case.
-    pub fn api(&self, config: &Config, executor: ExecuteCode) -> ApiState {
+    /// The use case that looks after the sessions of this executor.
+    pub fn manage_sessions(&self, config: &Config, executor: ExecuteCode) -> Arc<ManageSessions> {
+        let clean_up = CleanUp {
+            ttl: config.workspace_ttl,
+            high_water_percent: config.workspace_high_water,
+            // Sessions may be kept for seconds, and are then looked for as often.
+            period: config.workspace_ttl.min(CleanUp::default().period),
+            ..CleanUp::default()
+        };
+        Arc::new(ManageSessions::new(
+            Arc::clone(&self.files),
+            executor,
+            Arc::clone(&self.clock),
+            clean_up,
+        ))
+    }
+
+    /// The REST interface of the use cases.
+    pub fn api(
+        &self,
+        config: &Config,
+        executor: ExecuteCode,
+        sessions: Arc<ManageSessions>,
+    ) -> ApiState {
         let health = CheckHealth::new(
             executor.clone(),
             Arc::clone(&self.sandbox),
@@ -179,7 +222,7 @@ impl Adapters {
             version: env!("CARGO_PKG_VERSION"),
             ..ApiOptions::default()
         };
-        ApiState::new(executor, Arc::new(health), options)
+        ApiState::new(executor, Arc::new(health), options).with_sessions(sessions)
     }
 
     /// Where a session's files are on the host.
@@ -195,6 +238,7 @@ impl Adapters {
 fn workspaces(config: &Config, place: WorkspacePlace) -> Result<SessionWorkspaces, WorkspaceError> {
     let options = WorkspaceOptions {
         owner: guests_apart(config).map(|(uid, gid)| Owner { uid, gid }),
+        max_files: config.max_workspace_files,
         ..WorkspaceOptions::default()
     };
     match place {

@@ -370,6 +370,7 @@ async fn the_workspace_is_opened_before_the_run_and_scanned_after_it() {
             .expect_changes()
             .times(1)
             .return_once(move || Ok(found));
+        workspace.expect_overflows().return_const(None);
         Ok(Box::new(workspace))
     });
     let executor = ExecuteCode::new(
@@ -754,7 +755,7 @@ impl Scribe {
 }
 
 impl crate::Telemetry for Scribe {
-    fn execution_ended(&self, ended: &EndedRun<'_>) {
+    fn execution_ended(&self, ended: &crate::EndedRun<'_>) {
         self.note(format!(
             "{} {} waited {:?} sandboxed {:?}",
             ended.language,
@@ -860,10 +861,10 @@ async fn who_counts_is_told_of_what_never_ran_and_of_what_we_failed() {
 #[tokio::test(start_paused = true)]
 async fn levels_are_what_runs_and_waits() {
     let (executor, sandbox) = executor(capacity(2, 3));
-    let submissions: Vec<_> = ["a", "b", "c"]
-        .iter()
-        .map(|id| executor.submit(command(id, "sleep 1000")).await.unwrap())
-        .collect();
+    let mut submissions = Vec::new();
+    for id in ["a", "b", "c"] {
+        submissions.push(executor.submit(command(id, "sleep 1000")).await.unwrap());
+    }
     while sandbox.running() < 2 {
         tokio::task::yield_now().await;
     }
@@ -879,7 +880,7 @@ const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
 
 #[tokio::test]
 async fn an_execution_names_the_step_of_a_trace_that_it_is() {
-    let caller = TraceParent::parse(CALLER).unwrap();
+    let caller = executor_domain::TraceParent::parse(CALLER).unwrap();
     let traced = |id: &str| ExecuteCommand {
         trace_parent: Some(caller),
         ..command(id, "return 1")
@@ -893,7 +894,7 @@ async fn an_execution_names_the_step_of_a_trace_that_it_is() {
     plain.execute(command("e", "return 1")).await.unwrap();
     assert_eq!(sandbox.started(), 1);
 
-    let own = TraceParent::new(caller.trace_id(), 7, 1).unwrap();
+    let own = executor_domain::TraceParent::new(caller.trace_id(), 7, 1).unwrap();
     let mut links = crate::MockTraces::new();
     links.expect_name_of().return_const(Some(own));
     let instruments = Instruments {
@@ -906,4 +907,29 @@ async fn an_execution_names_the_step_of_a_trace_that_it_is() {
     });
     let execution = exporting.execute(traced("e")).await.unwrap();
     assert_eq!(execution.trace_parent(), Some(own));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_a_session_stops_its_runs_and_no_others() {
+    let (executor, sandbox) = executor(capacity(2, 2));
+    let mut other = command("other", "sleep 50\nreturn 1");
+    other.session_id = SessionId::parse("other").unwrap();
+    let other = executor.submit(other).await.unwrap();
+    let running = executor.submit(command("running", "sleep 100000")).await;
+    let waiting = executor.submit(command("waiting", "sleep 100000")).await;
+    until(|| sandbox.running() == 2).await;
+
+    executor
+        .stop_session(&SessionId::parse("session").unwrap())
+        .await;
+    for stopped in [running, waiting] {
+        let ended = stopped.unwrap().finished().await.unwrap();
+        assert_eq!(ended.status(), Status::Cancelled);
+    }
+    let ended = other.finished().await.unwrap();
+    assert_eq!(ended.status(), Status::Completed);
+    // Whoever has nothing to stop waits for nothing.
+    executor
+        .stop_session(&SessionId::parse("nobody").unwrap())
+        .await;
 }

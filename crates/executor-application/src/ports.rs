@@ -32,7 +32,6 @@ pub use telemetry::{
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use {
-    files::MockSessionFiles,
     output::MockOutputListener,
     reports::{MockControlPlane, MockOutbox},
     store::MockExecutionStore,

@@ -30,6 +30,7 @@ pub use telemetry::{
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use {
+    files::MockSessionFiles,
     output::MockOutputListener,
     reports::{MockControlPlane, MockOutbox},
     store::MockExecutionStore,

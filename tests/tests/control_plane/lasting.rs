@@ -38,13 +38,13 @@ async fn results_of_a_daemon_that_was_killed_are_delivered_by_the_next_one() {
         assert_eq!(result.body["status"], "success");
         assert_eq!(result.body["stdout"], "hi\n");
     }
-    let lost = plane
+    let crashed = plane
         .takes(&path_of(&id_of(&interrupted)), 1)
         .await
         .remove(0);
-    assert_eq!(lost.body["status"], "crashed");
-    assert_eq!(lost.body["exit_code"], -1);
-    assert_eq!(lost.body["return_value"], Value::Null);
+    assert_eq!(crashed.body["status"], "crashed");
+    assert_eq!(crashed.body["exit_code"], -1);
+    assert_eq!(crashed.body["return_value"], Value::Null);
 
     // What was delivered is not delivered again by the one after that.
     daemon.signal(Signal::SIGTERM);

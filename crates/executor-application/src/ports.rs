@@ -18,8 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::description::{SandboxDescription, Wall};
 
-#[cfg(any(test, feature = "mocks"))]
-pub use files::MockSessionFiles;
 pub use files::{
     ArchiveFormat, Condition, Content, DiskUse, Entry, EntryKind, FilesError, Found, Holdings,
     ListQuery, Listing, Overflow, SessionFiles, SessionUse, Stored, Upload,

@@ -55,6 +55,7 @@ pub(crate) fn answer(events: Events) -> Response {
         .into_response();
     let headers = response.headers_mut();
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    // `Sse` says `no-cache`, with which a cache may still keep what a guest has written.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -745,6 +745,8 @@ def figure(number):
     return FIGURES.setdefault(number, Figure(number))
 def get_fignums(): return sorted(FIGURES)
 def close(number): del FIGURES[number]
+import atexit
+atexit.register(FIGURES.clear)
 "#;
 
 #[test]

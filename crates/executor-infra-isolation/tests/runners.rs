@@ -745,6 +745,8 @@ def figure(number):
     return FIGURES.setdefault(number, Figure(number))
 def get_fignums(): return sorted(FIGURES)
 def close(number): del FIGURES[number]
+import atexit
+atexit.register(FIGURES.clear)
 "#;
 
 #[test]
@@ -758,7 +760,7 @@ fn figures_that_are_left_open_become_pictures() {
         let mut names: Vec<_> = std::fs::read_dir(workspace.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.ends_with(".png"))
+            .filter(|name| name.starts_with("figure-"))
             .collect();
         names.sort();
         names

@@ -48,9 +48,11 @@ def main(channel):
     # joined, exit handlers run, and at the very end the interpreter closes what is still open.
     if orderly:
         quietly(join_threads)
-        quietly(run_exit_handlers)
+    # Before the exit handlers: matplotlib's own closes all figures.
     if os.getpid() == process:
         quietly(lambda: save_figures(workspace))
+    if orderly:
+        quietly(run_exit_handlers)
     flush_files(namespace)
     # A child that the guest forked and that came out here speaks for nobody.
     if os.getpid() == process:

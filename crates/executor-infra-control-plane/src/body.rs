@@ -17,6 +17,8 @@ pub(crate) struct Message {
     pub(crate) path: String,
     /// `Idempotency-Key`
     pub(crate) key: Option<String>,
+    /// `traceparent`: the step of a trace that it is about.
+    pub(crate) trace_parent: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -72,6 +74,7 @@ impl Message {
                 let id = execution.id();
                 Ok(Self {
                     key: Some(id.to_string()),
+                    trace_parent: execution.trace_parent().map(|step| step.to_string()),
                     ..Self::new(format!("executions/{id}/result"), &body)?
                 })
             }
@@ -82,6 +85,7 @@ impl Message {
         Ok(Self {
             path,
             key: None,
+            trace_parent: None,
             body: serde_json::to_vec(body)?,
         })
     }

@@ -24,6 +24,9 @@ use crate::{answer::verdict, body::Message, transport::Transport};
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// W3C Trace Context, section 3.2.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// How much of an answer is read, only so that its connection can be used again.
 const MAX_ANSWER_BYTES: usize = 16 << 10;
 
@@ -176,6 +179,9 @@ impl HttpControlPlane {
         }
         if let Some(key) = message.key {
             request = request.header(IDEMPOTENCY_KEY, key);
+        }
+        if let Some(step) = message.trace_parent {
+            request = request.header(TRACEPARENT, step);
         }
         let request = request.body(Full::new(Bytes::from(message.body)))?;
         let answer = self.transport.send(request).await?;

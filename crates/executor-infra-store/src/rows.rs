@@ -395,7 +395,10 @@ impl KeptRow {
         match (self.completed_at, self.result) {
             (None, None) => {}
             (Some(completed_at), Some(columns)) => {
-                let (outcome, artifacts) = codec::decode(columns).map_err(damaged)?;
+                let result = codec::decode(columns).map_err(damaged)?;
+                if let Some(step) = result.trace_parent {
+                    execution.trace(step);
+                }
                 if let Some(started_at) = self.started_at {
                     execution
                         .start(Timestamp::from_unix_micros(started_at))
@@ -403,7 +406,7 @@ impl KeptRow {
                 }
                 let completed_at = Timestamp::from_unix_micros(completed_at);
                 execution
-                    .finish(completed_at, outcome, artifacts)
+                    .finish(completed_at, result.outcome, result.artifacts)
                     .map_err(damaged)?;
             }
             _ => return Err(damaged("an execution has half a result")),

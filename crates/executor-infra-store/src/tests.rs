@@ -11,7 +11,8 @@ use std::{
 use executor_application::{ExecutionStore, Fingerprint, Outbox, Query, StoreError};
 use executor_domain::{
     Artifact, Artifacts, CapturedOutput, Clock, CrashCause, Ending, Execution, ExecutionId,
-    GuestError, JsonText, LimitHit, Outcome, Reason, SessionId, Start, Status, Timestamp, Usage,
+    GuestError, JsonText, LimitHit, Outcome, Reason, SessionId, Start, Status, Timestamp,
+    TraceParent, Usage,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -139,6 +140,7 @@ fn results() -> Vec<Execution> {
     results.push(never_ran);
 
     let mut full = accepted("full");
+    full.trace(TraceParent::new(1 << 100, 7, 1).unwrap());
     full.start(Timestamp::from_unix_micros(i64::MAX)).unwrap();
     let everything = Outcome {
         stdout: CapturedOutput {

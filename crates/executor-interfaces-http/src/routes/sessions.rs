@@ -79,7 +79,8 @@ struct SessionDto<'a> {
     path = "/sessions/{session_id}",
     tag = "sessions",
     params(
-        ("session_id" = String, Path, description = "The session"),
+        ("session_id" = String, Path, description = "The session",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
     ),
     responses(
         (status = 200, description = "What it holds", body = SessionDto<'static>),
@@ -114,7 +115,8 @@ async fn describe(
     path = "/sessions/{session_id}",
     tag = "sessions",
     params(
-        ("session_id" = String, Path, description = "The session"),
+        ("session_id" = String, Path, description = "The session",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
     ),
     responses(
         (status = 204, description = "It is gone"),

@@ -96,10 +96,10 @@ pub(super) async fn cancel(
     params(
         ("execution_id" = String, Path, description = "Its name"),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen: goes on after it",
-            pattern = r"^[0-9]{1,18}\.[0-9]{1,18}$"),
+            pattern = r"^([0-9]{1,18}\.[0-9]{1,18})?$"),
     ),
     responses(
-        (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "The events", body = events::EventDto, content_type = "text/event-stream"),
         Finds,
     ),
     security(("bearer" = [])),

@@ -167,11 +167,10 @@ async fn list_root(
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` that is known already"),
     ),
     responses(
-        (status = 200, description = "The file, one page of the list, or the archive", content(
-            (String = "application/octet-stream"),
-            (ListingDto<'static> = "application/json"),
+        (status = 200, description = "The file with its own media type, one page of the list, or the archive", content(
+            (String = "*/*"),
         )),
-        (status = 206, description = "Part of the file", body = String, content_type = "application/octet-stream"),
+        (status = 206, description = "Part of the file", body = String, content_type = "*/*"),
         (status = 304, description = "The file is as it was"),
         Sessions,
     ),

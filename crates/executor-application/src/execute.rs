@@ -371,6 +371,12 @@ impl ExecuteCode {
             waiting: admission.waiting(),
             max_running: capacity.running.max(1),
             max_waiting: capacity.queued,
+            undelivered_reports: self
+                .shared
+                .instruments
+                .outbox
+                .as_ref()
+                .map(|outbox| outbox.backlog()),
             ..Levels::default()
         }
     }

@@ -10,7 +10,7 @@ use std::{
 use executor_application::{ControlPlane, Delivery, ExitReason, Report};
 use executor_domain::{
     Artifacts, CapturedOutput, CrashCause, Ending, Execution, ExecutionId, Outcome, SessionId,
-    Start, Timestamp, Usage,
+    Start, Timestamp, TraceParent, Usage,
 };
 use executor_infra_control_plane::{
     BearerToken, HttpControlPlane, HttpControlPlaneOptions, Identity,
@@ -120,10 +120,14 @@ fn heartbeat() -> Report {
     }
 }
 
+/// The step of a trace that every result is.
+const STEP: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
+
 fn result(stdout: Vec<u8>) -> Report {
     let at = Timestamp::from_unix_micros(0);
     let id = ExecutionId::parse("exec_1").unwrap();
     let mut execution = Execution::accept(id, SessionId::parse("s").unwrap(), at);
+    execution.trace(TraceParent::parse(STEP).unwrap());
     execution.start(at).unwrap();
     let outcome = Outcome {
         ending: Ending::Crashed(CrashCause::Memory),
@@ -195,6 +199,11 @@ async fn what_goes_out_is_what_the_contract_says() {
         );
         assert_eq!(
             request.contains("idempotency-key: exec_1\r\n"),
+            start.contains("result"),
+            "{request}"
+        );
+        assert_eq!(
+            request.contains(&format!("traceparent: {STEP}\r\n")),
             start.contains("result"),
             "{request}"
         );

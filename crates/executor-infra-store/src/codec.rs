@@ -88,6 +88,10 @@ pub(crate) struct Decoded {
 /// An error means that it is not what we wrote.
 pub(crate) fn decode(columns: Columns) -> Result<Decoded, String> {
     let facts: Facts = serde_json::from_str(&columns.facts).map_err(|error| error.to_string())?;
+    let trace_parent = match &facts.trace_parent {
+        None => None,
+        Some(step) => Some(TraceParent::parse(step).map_err(|error| error.to_string())?),
+    };
     let ending = facts.ending.into_domain(columns.value)?;
     let outcome = Outcome {
         ending,
@@ -113,13 +117,10 @@ pub(crate) fn decode(columns: Columns) -> Result<Decoded, String> {
         files: facts.artifacts.into_iter().map(Artifact::from).collect(),
         skipped: facts.skipped,
     };
-    let trace_parent = facts.trace_parent.as_deref().map(TraceParent::parse);
     Ok(Decoded {
         outcome,
         artifacts,
-        trace_parent: trace_parent
-            .transpose()
-            .map_err(|error| error.to_string())?,
+        trace_parent,
     })
 }
 
@@ -138,7 +139,8 @@ struct Facts {
     limits_hit: Vec<LimitHitFact>,
     artifacts: Vec<ArtifactFacts>,
     skipped: Vec<String>,
-    /// The step of a trace that the execution was.
+    /// Absent where the execution belongs to no trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     trace_parent: Option<String>,
 }
 

@@ -16,6 +16,7 @@ use executor_application::{Events, ExecutionEvent, OutputStream, Position};
 use executor_domain::{Execution, Status};
 use futures_util::stream;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::response::ExecutionDto;
 
@@ -58,6 +59,19 @@ pub(crate) fn answer(events: Events) -> Response {
     // `Sse` says `no-cache`, with which a cache may still keep what a guest has written.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// A server-sent event, for the description alone.
+#[derive(ToSchema)]
+#[schema(as = Event)]
+#[expect(dead_code, reason = "events are written line by line")]
+pub(crate) struct EventDto {
+    /// `stdout`, `stderr`, `status`, or `result`, which is the last one
+    event: String,
+    /// Where to go on: what `Last-Event-ID` takes
+    id: String,
+    /// JSON: `{"text"}` of output, a status with its message, or the whole execution
+    data: String,
 }
 
 #[derive(Serialize)]

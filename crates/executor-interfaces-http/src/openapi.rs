@@ -68,9 +68,28 @@ pub(crate) fn document(ceilings: &LimitCeilings) -> Value {
 fn completed((path, mut item): (String, Value)) -> (String, Value) {
     let operations = item.as_object_mut().into_iter().flatten();
     for (_, operation) in operations {
-        // An operation that takes a body wants one; utoipa says so only of bodies with a type of its own.
-        if let Some(body) = operation.get_mut("requestBody") {
+        // JSON is never empty; utoipa says so only of bodies with a type of its own. A file may be empty.
+        if let Some(body) = operation.get_mut("requestBody")
+            && body["content"].get("application/json").is_some()
+        {
             body["required"] = true.into();
+        }
+        // A parameter is there or not; that it is null cannot be said in a URL or a header.
+        let parameters = operation
+            .get_mut("parameters")
+            .and_then(Value::as_array_mut);
+        for parameter in parameters.into_iter().flatten() {
+            let types = parameter["schema"]["type"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            if let [only] = types
+                .iter()
+                .filter(|word| **word != "null")
+                .collect::<Vec<_>>()[..]
+            {
+                parameter["schema"]["type"] = only.clone();
+            }
         }
         let responses = operation
             .get_mut("responses")

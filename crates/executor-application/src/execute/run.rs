@@ -128,7 +128,11 @@ impl Run {
                 "execution failed"
             );
         }
+        let ran_well = ran.is_ok();
         let kept = self.keep(ran).await;
+        if let (true, Err(failure)) = (ran_well, &kept) {
+            telemetry.execution_failed(language, failure);
+        }
         // Only now: a store that cannot keep up slows runs down instead of filling the memory with results.
         drop(slot);
         self.leave(kept.err());

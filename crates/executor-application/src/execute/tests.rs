@@ -789,6 +789,44 @@ fn listened(options: Options) -> (Options, Arc<Scribe>) {
     (options, listener)
 }
 
+/// What a caller is not told to have worked has not been counted as if it had, alone.
+#[tokio::test]
+async fn who_counts_is_told_of_a_result_that_could_not_be_kept() {
+    let mut store = store();
+    store.expect_accept().returning(|_, _| Ok(()));
+    store.expect_finish().returning(|_| Err(full()));
+    let (options, listener) = listened(Options::default());
+    let executor = ExecuteCode::with_store(
+        Arc::new(FakeSandbox::default()),
+        Arc::new(NoWorkspaces),
+        Arc::new(StoppedClock),
+        Arc::new(store),
+        options,
+    );
+    let answer = executor.execute(command("e", "return 1")).await;
+    assert!(is_full(&answer.unwrap_err()));
+    let heard = listener.heard();
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert_eq!(heard[1], "python the store failed");
+}
+
+#[tokio::test]
+async fn levels_show_the_backlog_of_reports() {
+    let (silent, _) = executor(Options::default());
+    assert_eq!(silent.levels().undelivered_reports, None);
+    let mut outbox = crate::MockOutbox::new();
+    outbox.expect_backlog().return_const(7_u64);
+    let instruments = Instruments {
+        outbox: Some(Arc::new(outbox)),
+        ..Instruments::default()
+    };
+    let (reporting, _) = executor(Options {
+        instruments,
+        ..Options::default()
+    });
+    assert_eq!(reporting.levels().undelivered_reports, Some(7));
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_counts_is_told_of_every_end_before_the_caller() {
     let (options, listener) = listened(capacity(1, 1));

@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use executor_domain::{Execution, Language, TraceParent};
 use tracing::Span;
 
+use super::Outbox;
 use crate::RunFailure;
 
 /// A run that has ended, whatever its guest did.
@@ -107,6 +108,8 @@ pub struct Instruments {
     pub telemetry: Arc<dyn Telemetry>,
     /// Links traces.
     pub traces: Arc<dyn Traces>,
+    /// Whose backlog is shown; `None`: nothing is reported.
+    pub outbox: Option<Arc<dyn Outbox>>,
 }
 
 impl Default for Instruments {
@@ -114,6 +117,7 @@ impl Default for Instruments {
         Self {
             telemetry: Arc::new(Nobody),
             traces: Arc::new(Nobody),
+            outbox: None,
         }
     }
 }

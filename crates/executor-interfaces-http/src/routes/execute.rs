@@ -44,7 +44,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
     responses(
         (status = 200, description = "The run has ended; or what happens in it, for whoever accepts `text/event-stream`; or, where the daemon answers at once by default, that it was accepted", content(
             (ExecutionDto<'static> = "application/json"),
-            (String = "text/event-stream"),
+            (events::EventDto = "text/event-stream"),
         )),
         (status = 202, description = "Accepted; `Location` is where its result will be", body = AcceptedDto<'static>, headers(
             ("Location" = String, description = "The path of the execution"),

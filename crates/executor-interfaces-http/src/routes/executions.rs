@@ -98,10 +98,11 @@ pub(super) async fn cancel(
     tag = "executions",
     params(
         ("execution_id" = String, Path, description = "Its name"),
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen: goes on after it"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen: goes on after it",
+            pattern = r"^([0-9]{1,18}\.[0-9]{1,18})?$"),
     ),
     responses(
-        (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "The events", body = events::EventDto, content_type = "text/event-stream"),
         Finds,
     ),
     security(("bearer" = [])),
@@ -183,10 +184,14 @@ impl<'a> From<&'a Summary> for SummaryDto<'a> {
     path = "/executions",
     tag = "executions",
     params(
-        ("session_id" = Option<String>, Query, description = "Only those of this session"),
-        ("status" = Option<String>, Query, description = "Only those with this status"),
-        ("limit" = Option<u64>, Query, description = "How many at most: 1 to 1000, 50 if nothing is said"),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("session_id" = Option<String>, Query, description = "Only those of this session",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
+        ("status" = Option<String>, Query, description = "Only those with this status",
+            pattern = "^(pending|running|completed|failed|timeout|crashed|cancelled)$"),
+        ("limit" = Option<u64>, Query, description = "How many at most; 50 if nothing is said",
+            minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before",
+            pattern = "^[0-9]{1,18}$"),
     ),
     responses(
         (status = 200, description = "One page of them", body = ListDto<'static>),

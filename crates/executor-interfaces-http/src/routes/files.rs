@@ -118,11 +118,14 @@ struct ListingDto<'a> {
     path = "/sessions/{session_id}/files",
     tag = "sessions",
     params(
-        ("session_id" = String, Path, description = "The session"),
+        ("session_id" = String, Path, description = "The session",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
         ("recursive" = Option<bool>, Query, description = "Whether what is in directories is listed as well"),
-        ("limit" = Option<u64>, Query, description = "How many at most: 1 to 1000, 100 if nothing is said"),
+        ("limit" = Option<u64>, Query, description = "How many at most; 100 if nothing is said",
+            minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-        ("archive" = Option<String>, Query, description = "`tar` or `zip`: the whole directory as one file"),
+        ("archive" = Option<String>, Query, description = "`tar` or `zip`: the whole directory as one file",
+            pattern = "^(tar|zip)$"),
     ),
     responses(
         (status = 200, description = "One page of the list, or the archive", content(
@@ -153,21 +156,23 @@ async fn list_root(
     path = "/sessions/{session_id}/files/{*path}",
     tag = "sessions",
     params(
-        ("session_id" = String, Path, description = "The session"),
+        ("session_id" = String, Path, description = "The session",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
         ("path" = String, Path, description = "The path within the workspace, `/` between its parts"),
         ("recursive" = Option<bool>, Query, description = "Whether what is in directories is listed as well"),
-        ("limit" = Option<u64>, Query, description = "How many at most: 1 to 1000, 100 if nothing is said"),
+        ("limit" = Option<u64>, Query, description = "How many at most; 100 if nothing is said",
+            minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-        ("archive" = Option<String>, Query, description = "`tar` or `zip`: the whole directory as one file"),
+        ("archive" = Option<String>, Query, description = "`tar` or `zip`: the whole directory as one file",
+            pattern = "^(tar|zip)$"),
         ("Range" = Option<String>, Header, description = "The part of the file that is wanted (RFC 9110, section 14)"),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` that is known already"),
     ),
     responses(
-        (status = 200, description = "The file, one page of the list, or the archive", content(
-            (String = "application/octet-stream"),
-            (ListingDto<'static> = "application/json"),
+        (status = 200, description = "The file with its own media type, one page of the list, or the archive", content(
+            (String = "*/*"),
         )),
-        (status = 206, description = "Part of the file", body = String, content_type = "application/octet-stream"),
+        (status = 206, description = "Part of the file", body = String, content_type = "*/*"),
         (status = 304, description = "The file is as it was"),
         Sessions,
     ),
@@ -231,7 +236,8 @@ async fn list(
     path = "/sessions/{session_id}/files/{*path}",
     tag = "sessions",
     params(
-        ("session_id" = String, Path, description = "The session"),
+        ("session_id" = String, Path, description = "The session",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
         ("path" = String, Path, description = "The path within the workspace, `/` between its parts"),
         ("recursive" = Option<bool>, Query, description = "Whether a directory goes with all that is in it"),
         ("If-Match" = Option<String>, Header, description = "The `ETag` that it must have"),

@@ -80,7 +80,8 @@ struct SessionDto<'a> {
     path = "/sessions/{session_id}",
     tag = "sessions",
     params(
-        ("session_id" = String, Path, description = "The session"),
+        ("session_id" = String, Path, description = "The session",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
     ),
     responses(
         (status = 200, description = "What it holds", body = SessionDto<'static>),
@@ -116,7 +117,8 @@ async fn describe(
     path = "/sessions/{session_id}",
     tag = "sessions",
     params(
-        ("session_id" = String, Path, description = "The session"),
+        ("session_id" = String, Path, description = "The session",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
     ),
     responses(
         (status = 204, description = "It is gone"),

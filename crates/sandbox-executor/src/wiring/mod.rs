@@ -145,12 +145,14 @@ impl Adapters {
     pub async fn lasting_execute_code(&self, config: &Config) -> Result<Lasting, StartError> {
         let store =
             store::open(config, self.workspaces.root(), self.single).map_err(StartError::Store)?;
+        let mut options = self.options(config);
+        options.instruments.outbox = Some(Arc::clone(&store) as Arc<dyn Outbox>);
         let executor = ExecuteCode::with_store(
             Arc::clone(&self.sandbox),
             Arc::clone(&self.workspaces),
             Arc::clone(&self.clock),
             Arc::clone(&store) as Arc<dyn ExecutionStore>,
-            self.options(config),
+            options,
         );
         let lost = executor
             .recover()

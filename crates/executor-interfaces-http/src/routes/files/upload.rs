@@ -40,6 +40,15 @@ struct UnpackedDto {
     files: usize,
 }
 
+/// What an upload is answered with, for the description alone.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "each of them is answered as itself")]
+enum UploadAnswer<'a> {
+    File(EntryDto<'a>),
+    Archive(UnpackedDto),
+}
+
 /// Put a file in its place, or unpack an archive into a directory.
 #[utoipa::path(
     operation_id = "put_file",
@@ -47,17 +56,16 @@ struct UnpackedDto {
     path = "/sessions/{session_id}/files/{*path}",
     tag = "sessions",
     params(
-        ("session_id" = String, Path, description = "The session"),
+        ("session_id" = String, Path, description = "The session",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
         ("path" = String, Path, description = "The path within the workspace, `/` between its parts"),
-        ("archive" = Option<String>, Query, description = "`tar` or `zip`: the body is unpacked there"),
+        ("archive" = Option<String>, Query, description = "`tar` or `zip`: the body is unpacked there",
+            pattern = "^(tar|zip)$"),
         ("If-Match" = Option<String>, Header, description = "The `ETag` of the file that is replaced"),
     ),
     request_body(content = String, content_type = "application/octet-stream"),
     responses(
-        (status = 200, description = "The file was replaced, or the archive unpacked", content(
-            (EntryDto<'static> = "application/json"),
-            (UnpackedDto = "application/json"),
-        )),
+        (status = 200, description = "The file was replaced, or the archive unpacked", body = UploadAnswer<'static>),
         (status = 201, description = "The file is new", body = EntryDto<'static>),
         Uploads,
     ),
@@ -94,8 +102,10 @@ pub(super) async fn put(
     path = "/sessions/{session_id}/files",
     tag = "sessions",
     params(
-        ("session_id" = String, Path, description = "The session"),
-        ("archive" = String, Query, description = "`tar` or `zip`"),
+        ("session_id" = String, Path, description = "The session",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
+        ("archive" = String, Query, description = "`tar` or `zip`",
+            pattern = "^(tar|zip)$"),
     ),
     request_body(content = String, content_type = "application/octet-stream"),
     responses(

@@ -2,6 +2,8 @@
 //!
 //! A fake that breaks the contract lies to every test that uses it, so the contract suite runs against this one too.
 
+mod outbox;
+
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
@@ -19,6 +21,8 @@ use crate::{
     Clock, Job, LanguageSupport, Listener, OutputStream, Overflow, Sandbox, SandboxDescription,
     SandboxError, Wall, Workspace, WorkspaceError, Workspaces,
 };
+
+pub use outbox::MemoryOutbox;
 
 /// A sandbox that isolates nothing and needs nothing. Its guests are written in a language of their own, one command a
 /// line, whatever the job says they are written in:

@@ -40,7 +40,7 @@ pub use ports::{
     MockClock, MockControlPlane, MockExecutionStore, MockOutbox, MockOutputListener, MockSandbox,
     MockSessionFiles, MockTelemetry, MockTraces, MockWorkspace, MockWorkspaces,
 };
-pub use reports::{DeliveryBounds, MemoryOutbox, ReportOptions, ReportPorts, Reports};
+pub use reports::{DeliveryBounds, ReportOptions, ReportPorts, Reports};
 pub use running::Running;
 pub use sessions::{CleanUp, ManageSessions, Removals};
 /// Cancels a run: see [`Sandbox::run`].

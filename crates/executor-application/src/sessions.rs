@@ -357,14 +357,14 @@ mod tests {
         let gone = Arc::clone(&removed);
         files.expect_disk().returning(move || {
             let gone = gone.lock().unwrap();
-            let used: u64 = sizes
+            let taken: u64 = sizes
                 .iter()
                 .filter(|(name, _)| !gone.contains(name))
                 .map(|(_, bytes)| bytes)
                 .sum();
             Ok(DiskUse {
                 total: 100,
-                available: 100 - used - other,
+                available: 100 - taken - other,
             })
         });
         let mut clock = MockClock::new();

@@ -162,6 +162,6 @@ mod tests {
             (String::from(directory), String::from(name))
         };
         assert_eq!(parts("a/b/c"), ("a/b".into(), "c".into()));
-        assert_eq!(parts("c"), ("".into(), "c".into()));
+        assert_eq!(parts("c"), (String::new(), "c".into()));
     }
 }

@@ -11,13 +11,13 @@ use serde_json::value::RawValue;
 
 use crate::client::Identity;
 
-/// A report on its way: where it goes below the prefix, under which key, and what it says.
+/// A report on its way: where it goes below the prefix, under which headers, and what it says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) path: String,
     /// `Idempotency-Key`
     pub(crate) key: Option<String>,
-    /// `traceparent`: the step of a trace that it is about.
+    /// `traceparent`
     pub(crate) trace_parent: Option<String>,
     pub(crate) body: Vec<u8>,
 }
@@ -228,7 +228,7 @@ fn mebibytes(bytes: u64) -> f64 {
 mod tests {
     use executor_domain::{
         Artifact, CapturedOutput, Clock, CrashCause, ExecutionId, GuestError, JsonText, Reason,
-        SessionId, Start, Usage,
+        SessionId, Start, TraceParent, Usage,
     };
     use serde_json::{Value, json};
 
@@ -337,6 +337,19 @@ mod tests {
             assert_eq!(body["exit_code"], exit_code);
             assert_eq!(body["return_value"], Value::Null);
         }
+    }
+
+    #[test]
+    fn a_traced_execution_is_reported_as_a_step_of_its_trace() {
+        const STEP: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let mut execution = finished(completed("null"));
+        let header = |execution: &Execution| {
+            let report = Report::Result(execution.clone());
+            Message::of(&report, &identity()).unwrap().trace_parent
+        };
+        assert_eq!(header(&execution), None);
+        execution.trace(TraceParent::parse(STEP).unwrap());
+        assert_eq!(header(&execution).as_deref(), Some(STEP));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{answer::verdict, body::Message, transport::Transport};
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// W3C Trace Context, section 3.2.
+/// <https://www.w3.org/TR/trace-context/#traceparent-header>
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// How much of an answer is read, only so that its connection can be used again.

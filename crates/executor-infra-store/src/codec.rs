@@ -57,10 +57,11 @@ pub(crate) fn encode(execution: &Execution) -> Option<serde_json::Result<Encoded
     else {
         return None;
     };
-    let facts = serde_json::to_string(&Facts {
+    let facts = Facts {
         trace_parent: execution.trace_parent().map(|step| step.to_string()),
         ..Facts::new(outcome, artifacts)
-    });
+    };
+    let facts = serde_json::to_string(&facts);
     Some(facts.map(|facts| Encoded {
         started_at: started_at.map(Timestamp::unix_micros),
         completed_at: completed_at.unix_micros(),
@@ -77,14 +78,14 @@ pub(crate) struct Columns {
     pub stderr: Vec<u8>,
 }
 
-/// What a run came to.
+/// What was encoded.
 pub(crate) struct Decoded {
     pub outcome: Outcome,
     pub artifacts: Artifacts,
     pub trace_parent: Option<TraceParent>,
 }
 
-/// What was encoded; an error means that it is not what we wrote.
+/// An error means that it is not what we wrote.
 pub(crate) fn decode(columns: Columns) -> Result<Decoded, String> {
     let facts: Facts = serde_json::from_str(&columns.facts).map_err(|error| error.to_string())?;
     let trace_parent = match &facts.trace_parent {

@@ -243,14 +243,14 @@ async fn what_comes_in_together_is_committed_together() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(open(&directory, StoreOptions::default()));
     let before = store.commits();
-    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (release, released) = std::sync::mpsc::channel::<()>();
     let (holds, holding) = tokio::sync::oneshot::channel();
     let queue = store.writes().clone();
     let hold = tokio::spawn(async move {
         queue
             .read("hold", move |_| {
                 holds.send(()).unwrap();
-                held.recv().unwrap();
+                released.recv().unwrap();
                 Ok(())
             })
             .await
@@ -562,6 +562,12 @@ async fn a_full_disk_is_an_error_of_its_own_and_passes() {
     store.accept(&accepted("large"), PRINT).await.unwrap();
     let refused = store.finish(&loud("large", 1 << 20)).await;
     assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    // What is small still fits, and yet the store does not call itself well.
+    store.accept(&accepted("tiny"), PRINT).await.unwrap();
+    for _ in 0..2 {
+        let unwell = store.check().await;
+        assert!(matches!(unwell, Err(StoreError::Full(_))), "{unwell:?}");
+    }
     // Nothing of it is there, and everything else is.
     assert_eq!(found(&store, "large").await, Some(accepted("large")));
     assert!(found(&store, "small").await.is_some());
@@ -571,8 +577,15 @@ async fn a_full_disk_is_an_error_of_its_own_and_passes() {
         Ok(())
     });
     raised.await.unwrap();
-    store.finish(&loud("large", 1 << 20)).await.unwrap();
     store.check().await.unwrap();
+    store.finish(&loud("large", 1 << 20)).await.unwrap();
+    // What was tried is gone.
+    let results = store.writes().read("count", |connection| {
+        let count = "SELECT count(*) FROM results";
+        let count: i64 = connection.query_row(count, [], |row| row.get(0)).unwrap();
+        Ok(count)
+    });
+    assert_eq!(results.await.unwrap(), 2);
 }
 
 #[tokio::test]

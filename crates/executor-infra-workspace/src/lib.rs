@@ -17,6 +17,7 @@ mod names;
 mod quota;
 mod remove;
 mod scan;
+mod seen;
 mod sessions;
 mod state;
 mod temporary;

@@ -57,6 +57,26 @@ impl Metadata {
     }
 }
 
+#[cfg(test)]
+impl Metadata {
+    /// A file with one name.
+    pub(crate) fn example(
+        kind: FileType,
+        identity: (u64, u64),
+        size: u64,
+        changed: FileTime,
+    ) -> Self {
+        Self {
+            kind,
+            identity,
+            links: 1,
+            size,
+            changed,
+            modified: changed,
+        }
+    }
+}
+
 impl From<Stat> for Metadata {
     // One platform's i64 is the next one's u32; each conversion is useless or infallible somewhere.
     #[allow(

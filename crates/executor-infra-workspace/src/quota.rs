@@ -233,6 +233,8 @@ impl Watch {
         }
         self.allowance.bytes = self.allowance.bytes.max(counted.usage.bytes);
         self.allowance.files = self.allowance.files.max(counted.usage.files);
+        // What was counted for an earlier run is believed for a while, or it would have been counted again.
+        let mut walked_at = Instant::now();
         let mut walked_for = Duration::ZERO;
         loop {
             sleep(TICK).await;
@@ -240,14 +242,14 @@ impl Watch {
             if let Some(overflow) = disk_overflow(free, began_with) {
                 return overflow;
             }
-            let since = counted.at.elapsed();
+            let since = walked_at.elapsed();
             let due = since >= WALK_ANYWAY || counted.is_doubtful(free, self.allowance);
             if !due || since < walked_for * WALK_SHARE {
                 continue;
             }
-            let started = Instant::now();
+            walked_at = Instant::now();
             counted = self.count().await;
-            walked_for = started.elapsed();
+            walked_for = walked_at.elapsed();
             if let Some(overflow) = self.allowance.exceeded_by(&counted.usage) {
                 return overflow;
             }
@@ -303,8 +305,8 @@ fn disk_overflow(now: Option<Free>, began_with: Option<Free>) -> Option<Overflow
 mod tests {
     use super::*;
 
-    const fn free(bytes: u64) -> Option<Free> {
-        Some(Free { bytes, files: 1000 })
+    const fn free(bytes: u64) -> Free {
+        Free { bytes, files: 1000 }
     }
 
     fn counted(bytes: u64) -> Counted {
@@ -316,7 +318,7 @@ mod tests {
                 complete: true,
             },
             at: Instant::now(),
-            free: free(100 << 20),
+            free: Some(free(100 << 20)),
             runs: 0,
         }
     }
@@ -328,21 +330,21 @@ mod tests {
             files: 1000,
         };
         let fresh = counted(10 << 20);
-        assert!(!fresh.is_doubtful(free(95 << 20), allowance));
-        assert!(fresh.is_doubtful(free((95 << 20) - 1), allowance));
+        assert!(!fresh.is_doubtful(Some(free(95 << 20)), allowance));
+        assert!(fresh.is_doubtful(Some(free((95 << 20) - 1)), allowance));
         // Others have removed something.
-        assert!(!fresh.is_doubtful(free(200 << 20), allowance));
+        assert!(!fresh.is_doubtful(Some(free(200 << 20)), allowance));
         // Nothing is left: not every byte that anybody writes is worth a walk.
         let full = counted(20 << 20);
-        assert!(!full.is_doubtful(free(99 << 20), allowance));
-        assert!(full.is_doubtful(free((99 << 20) - 1), allowance));
+        assert!(!full.is_doubtful(Some(free(99 << 20)), allowance));
+        assert!(full.is_doubtful(Some(free((99 << 20) - 1)), allowance));
         assert!(full.is_doubtful(None, allowance));
     }
 
     #[test]
     fn a_full_disk_ends_who_may_have_filled_it() {
         let reserve = RESERVE_BYTES;
-        let full = |now, then| disk_overflow(free(now), free(then)).is_some();
+        let full = |now, then| disk_overflow(Some(free(now)), Some(free(then))).is_some();
         assert!(full(reserve - 1, reserve + SUSPICIOUS_BYTES));
         assert!(!full(reserve, reserve + SUSPICIOUS_BYTES + 1));
         assert!(!full(reserve - 1, reserve - 1));

@@ -28,12 +28,14 @@ use crate::{
     quota::{Accounts, Watch},
     scan,
     scan::ScanLimits,
+    seen::Seen,
     state::{InUse, State, TryUse, give_to},
     temporary::TemporaryDirectory,
     usage::Allowance,
 };
 
 const OPEN_ROOT: &str = "open the workspace root";
+const MAKE: &str = "create a file in the workspace root";
 const READ_CLOCK: &str = "read the file system's clock";
 const OPEN_SESSION: &str = "open a session's workspace";
 const CREATE_SESSION: &str = "create a session's workspace";
@@ -142,6 +144,7 @@ pub(crate) struct Root {
     clock: FileClock,
     pub(crate) options: WorkspaceOptions,
     pub(crate) accounts: Arc<Accounts>,
+    pub(crate) seen: Seen,
     /// Held while something from outside is put into a workspace, or taken out of it: what was looked at is what is
     /// changed, as far as we have a say in it.
     pub(crate) commits: Mutex<()>,
@@ -169,7 +172,6 @@ impl Root {
             give_to(&directory, owner)
                 .map_err(failed("give the workspace to the guests' user", &path))?;
         }
-        const MAKE: &str = "create a file in the workspace root";
         let state = State::open(directory.as_fd()).map_err(failed(MAKE, &path))?;
         let clock = FileClock::new(state.staging()).map_err(failed(MAKE, &path))?;
         let root = Arc::new(Self {
@@ -179,6 +181,7 @@ impl Root {
             clock,
             options,
             accounts: Arc::default(),
+            seen: Seen::default(),
             commits: Mutex::default(),
             _temporary: temporary,
         });
@@ -356,12 +359,11 @@ impl Workspaces for SessionWorkspaces {
     /// work.
     async fn open(&self, session: &SessionId) -> Result<Box<dyn Workspace>, WorkspaceError> {
         let root = &self.root;
-        let held = match root.use_at_once(session)? {
-            Some(held) => held,
-            None => {
-                let (root, session) = (Arc::clone(root), session.clone());
-                blocking(CREATE_SESSION, move || root.use_or_create(&session)).await??
-            }
+        let held = if let Some(held) = root.use_at_once(session)? {
+            held
+        } else {
+            let (root, session) = (Arc::clone(root), session.clone());
+            blocking(CREATE_SESSION, move || root.use_or_create(&session)).await??
         };
         let path = root.path_of(session);
         let opened = root.clock.mark().map_err(failed(READ_CLOCK, &path))?;
@@ -410,20 +412,25 @@ impl Workspace for OpenWorkspace {
 
     /// When the future is dropped, a scan that has begun ends by itself, within its limits.
     async fn changes(&self) -> Result<Artifacts, WorkspaceError> {
-        let since = self
-            .root
+        let root = &self.root;
+        let since = root
             .clock
             .since(&self.opened)
             .map_err(failed(READ_CLOCK, &self.path))?;
-        if scan::is_plainly_unchanged(self.held.directory.as_fd(), since) {
+        let mut recent = root.seen.of(&self.session);
+        if scan::is_plainly_unchanged(self.held.directory.as_fd(), since, &recent) {
             return Ok(Artifacts::default());
         }
         let directory = Arc::clone(&self.held.directory);
-        let limits = self.root.options.scan;
+        let (root, session) = (Arc::clone(root), self.session.clone());
+        let path = self.path.clone();
         blocking("scan a workspace", move || {
-            scan::changes(directory.as_fd(), since, &limits)
+            let found = scan::changes(directory.as_fd(), since, &root.options.scan, &mut recent);
+            let now = root.clock.now().map_err(failed(READ_CLOCK, &path))?;
+            root.seen.remember(&session, recent, now);
+            Ok(found)
         })
-        .await
+        .await?
     }
 
     /// As late as a few hundredths of a second, on a machine that is not overloaded. When the future is dropped, a walk

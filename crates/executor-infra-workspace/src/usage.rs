@@ -17,7 +17,7 @@ use crate::beneath;
 /// a descriptor here.
 pub(crate) const MAX_DEPTH: usize = 128;
 
-/// What st_blocks counts in (stat(2)).
+/// What `st_blocks` counts in (stat(2)).
 const BLOCK_BYTES: u64 = 512;
 
 /// How much a workspace takes.
@@ -89,12 +89,9 @@ pub(crate) fn measure(workspace: BorrowedFd<'_>, max_files: u64) -> Result<Usage
             open.pop();
             continue;
         };
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(_) => {
-                open.pop();
-                continue;
-            }
+        let Ok(entry) = entry else {
+            open.pop();
+            continue;
         };
         usage.files += 1;
         if usage.files > max_files {
@@ -266,7 +263,7 @@ mod tests {
         let shut = place.path().join("shut");
         fs::create_dir(&shut).unwrap();
         fs::write(shut.join("file"), "x").unwrap();
-        fs::set_permissions(&shut, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&shut, fs::Permissions::from_mode(0o000)).unwrap();
         assert_eq!(measured(place.path(), 10).files, 2);
         fs::set_permissions(&shut, fs::Permissions::from_mode(0o700)).unwrap();
     }

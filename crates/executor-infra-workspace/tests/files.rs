@@ -183,15 +183,14 @@ async fn a_file_that_shrinks_under_its_reader_is_an_error_and_one_that_grows_is_
     assert_eq!(read(growing).await.unwrap().len() as u64, entry.size);
 }
 
+fn failed<T: std::fmt::Debug>(result: Result<T, FilesError>) {
+    let error = result.unwrap_err();
+    assert!(matches!(error, FilesError::ConditionFailed), "{error:?}");
+}
+
 #[tokio::test]
 async fn conditions_hold_when_the_file_is_replaced() {
     let place = Place::new();
-    fn failed<T: std::fmt::Debug>(result: Result<T, FilesError>) {
-        assert!(
-            matches!(result, Err(FilesError::ConditionFailed)),
-            "{result:?}"
-        );
-    }
     failed(put_if(&place, "f", b"x", Condition::Present, MANY).await);
     let first = put_if(&place, "f", b"one", Condition::Absent, MANY)
         .await
@@ -720,4 +719,50 @@ async fn the_disk_is_described() {
         disk.total > disk.available && disk.available > 0,
         "{disk:?}"
     );
+}
+
+#[tokio::test]
+async fn what_was_brought_right_before_a_run_is_not_of_its_making() {
+    let place = Place::new();
+    for round in 0..50 {
+        put(&place, "brought", format!("{round}").as_bytes())
+            .await
+            .unwrap();
+        let archive = tar_of(&[("packed", tar::EntryType::Regular, b"x")]);
+        unpack(&place, None, &archive, ArchiveFormat::Tar, MANY)
+            .await
+            .unwrap();
+        place.next_tick();
+        let run = place.run().await;
+        fs::write(run.path().join("made"), "x").unwrap();
+        let found = run.changes().await.unwrap();
+        let paths: Vec<_> = found.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["made"], "round {round}");
+        // Nor is what the run before it has made.
+        place.next_tick();
+        assert_eq!(place.run().await.changes().await.unwrap().files.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn nothing_comes_in_that_nobody_could_count() {
+    let place = Place::new();
+    let deep = |parts: usize| vec!["d"; parts].join("/");
+    put(&place, &deep(128), b"x").await.unwrap();
+    let put = put(&place, &format!("e/{}", deep(128)), b"x").await;
+    assert!(
+        matches!(put, Err(FilesError::Full(Overflow::Depth { .. }))),
+        "{put:?}"
+    );
+    let archive = tar_of(&[(&deep(40), tar::EntryType::Regular, b"x")]);
+    unpack(&place, Some("f"), &archive, ArchiveFormat::Tar, MANY)
+        .await
+        .unwrap();
+    let far = deep(100).replace('d', "f");
+    let taken = unpack(&place, Some(&far), &archive, ArchiveFormat::Tar, MANY).await;
+    assert!(
+        matches!(taken, Err(FilesError::Full(Overflow::Depth { .. }))),
+        "{taken:?}"
+    );
+    assert!(place.workspaces.describe(&s()).await.unwrap().complete);
 }

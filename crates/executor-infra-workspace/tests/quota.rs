@@ -281,8 +281,5 @@ async fn the_only_session_is_emptied_and_stays() {
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
     let run = workspaces.open(&session("s")).await.unwrap();
     fs::write(run.path().join("f"), "x").unwrap();
-    assert_eq!(
-        workspaces.describe(&session("s")).await.unwrap().bytes > 0,
-        true
-    );
+    assert!(workspaces.describe(&session("s")).await.unwrap().bytes > 0);
 }

@@ -91,7 +91,7 @@ async fn only_what_this_run_changed_is_reported() {
         fs::write(first.path().join(name), "12345").unwrap();
     }
     assert_eq!(scan(&*first).await.files.len(), 5);
-    place.next_tick();
+    place.well_after();
 
     let second = place.run().await;
     let at = |name: &str| second.path().join(name);
@@ -111,7 +111,7 @@ async fn only_what_this_run_changed_is_reported() {
     assert_eq!(found.files[0].created_at.unix_micros(), 0);
     assert_eq!(found.skipped, [""; 0]);
 
-    place.next_tick();
+    place.well_after();
     assert_eq!(scan(&*place.run().await).await, Artifacts::default());
 }
 
@@ -126,7 +126,7 @@ async fn one_changed_file_is_found_among_ten_thousand() {
             fs::write(directory.join(format!("f{file}")), "x").unwrap();
         }
     }
-    place.next_tick();
+    place.well_after();
     let run = place.run().await;
     assert_eq!(scan(&*run).await, Artifacts::default());
     fs::write(run.path().join("d57/f42"), "hello").unwrap();
@@ -145,11 +145,11 @@ async fn no_change_is_overlooked_at_a_glance() {
     // From one entry, a directory, to more than are looked at without a walk.
     for (count, name) in names.iter().enumerate() {
         fs::write(run.path().join(name), "12345").unwrap();
-        place.next_tick();
+        place.well_after();
         let run = place.run().await;
         assert_eq!(scan(&*run).await, Artifacts::default());
         for changed in [0, count / 2, count] {
-            place.next_tick();
+            place.well_after();
             let run = place.run().await;
             fs::write(run.path().join(&names[changed]), "hello").unwrap();
             let found = scan(&*run).await;

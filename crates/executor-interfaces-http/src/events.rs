@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
-    http::{HeaderName, HeaderValue},
+    http::{HeaderName, HeaderValue, header},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -54,9 +54,10 @@ pub(crate) fn answer(events: Events) -> Response {
     let mut response = Sse::new(events)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response();
-    response
-        .headers_mut()
-        .insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    let headers = response.headers_mut();
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    // `Sse` says `no-cache`, with which a cache may still keep what a guest has written.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -210,15 +211,15 @@ mod tests {
         let text = "aé€🦀z".as_bytes();
         for cut in 0..=text.len() {
             let mut decoder = Decoder::default();
-            let mut decoded = decoder.push(&text[..cut]);
-            assert!(!decoded.contains('\u{fffd}'), "cut at {cut}");
-            decoded += &decoder.push(&text[cut..]);
-            decoded += &decoder.finish(false);
-            assert_eq!(decoded, "aé€🦀z", "cut at {cut}");
+            let mut text_so_far = decoder.push(&text[..cut]);
+            assert!(!text_so_far.contains('\u{fffd}'), "cut at {cut}");
+            text_so_far += &decoder.push(&text[cut..]);
+            text_so_far += &decoder.finish(false);
+            assert_eq!(text_so_far, "aé€🦀z", "cut at {cut}");
         }
         let mut byte_by_byte = Decoder::default();
-        let decoded: String = text.iter().map(|b| byte_by_byte.push(&[*b])).collect();
-        assert_eq!(decoded, "aé€🦀z");
+        let whole: String = text.iter().map(|b| byte_by_byte.push(&[*b])).collect();
+        assert_eq!(whole, "aé€🦀z");
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub(crate) async fn serve(config: &Config, traces: Option<Arc<dyn Traces>>) -> E
     };
     let exit = daemon.run(stops).await;
     cleaning.abort();
+    // Gone for certain: what it holds on to is to be closed in good order.
+    let _ = cleaning.await;
     exit
 }
 

@@ -200,6 +200,28 @@ fn seconds(time: &Value) -> f64 {
 }
 
 #[tokio::test]
+async fn a_result_is_a_step_of_the_trace_that_its_request_belongs_to() {
+    let plane = Plane::new(Manners::Good).listen().await;
+    let daemon = Daemon::with(&[("CONTROL_PLANE_URL", &plane.url())]);
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let run = request("shell", "true");
+    let traced = daemon
+        .post(&run)
+        .header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"));
+    assert!(traced.send().await.unwrap().status().is_success());
+    let result = plane.plane.takes("/result", 1).await.remove(0);
+    assert!(
+        result.head.contains(&format!("traceparent: 00-{trace}-")),
+        "{}",
+        result.head
+    );
+
+    daemon.execute(&request("shell", "true")).await.completed();
+    let results = plane.plane.takes("/result", 2).await;
+    assert!(!results[1].head.contains(trace));
+}
+
+#[tokio::test]
 async fn switched_off_it_says_nothing_to_nobody() {
     // Otherwise the log would say either that somebody is there or that nobody is: see the suite's other tests.
     let daemon = Daemon::with(&[("CONTROL_PLANE_URL", "none"), ("LOG_LEVEL", "debug")]);

@@ -203,8 +203,8 @@ async fn what_cannot_be_is_refused_by_name() {
     put(&daemon, &format!("{FILES}/d/f"), &[], b"x").await;
     for path in [
         "..%2f..%2fetc%2fpasswd",
-        "%2e%2e/%2e%2e/etc/passwd",
-        "a/%2e%2e/b",
+        "a%2f..%2f..%2fb",
+        "a%2f.%2fb",
         "%2fetc%2fpasswd",
         "a%0Ab",
         "a%00b",

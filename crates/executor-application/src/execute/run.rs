@@ -273,10 +273,16 @@ impl Run {
             Ok(()) => {
                 tracing::info!(status = self.execution.status().as_str(), "execution ended");
             }
-            Err(error) => tracing::error!(
-                error = error as &dyn std::error::Error,
-                "a result could not be kept"
-            ),
+            Err(error) => {
+                tracing::error!(
+                    error = error as &dyn std::error::Error,
+                    "a result could not be kept"
+                );
+                if remains == Remains::Result {
+                    // Its caller is about to hear of it, and may try again.
+                    self.forget().await;
+                }
+            }
         }
         Ok(kept?)
     }

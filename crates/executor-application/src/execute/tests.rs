@@ -481,11 +481,16 @@ async fn events_come_while_the_guest_writes_and_can_be_read_again_from_anywhere(
         })
     );
     assert!(live.execution().outcome().is_none(), "it still runs");
-    let live = read(live).await;
     assert_eq!(
-        words(&live),
-        ["Stderr two", "Stdout three", "ended completed"]
+        live.next().await,
+        Some(ExecutionEvent::Output {
+            stream: OutputStream::Stderr,
+            bytes: b"two\n".to_vec()
+        })
     );
+    assert!(live.execution().outcome().is_none(), "it still runs");
+    let live = read(live).await;
+    assert_eq!(words(&live), ["Stdout three", "ended completed"]);
     drop(submission);
 
     // From any place that a reader had come to, the rest comes again: also once it has ended.
@@ -613,14 +618,26 @@ async fn without_a_record_of_its_acceptance_no_run_goes_on() {
     assert_eq!(executor.active(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_result_that_cannot_be_kept_is_not_answered() {
     let mut store = store();
     store.expect_accept().returning(|_, _| Ok(()));
     store.expect_finish().returning(|_| Err(full()));
+    // Who waited may try again under the same id; who was promised a result keeps an id that has none.
+    let waited = id("e");
+    store.expect_forget().times(1).returning(move |forgotten| {
+        assert_eq!(*forgotten, waited);
+        Ok(())
+    });
     let (executor, _) = on_store(store);
     let answer = executor.execute(command("e", "return 1")).await;
     assert!(is_full(&answer.unwrap_err()));
+    let submission = executor
+        .submit(command("promised", "sleep 1000"))
+        .await
+        .unwrap();
+    submission.keep().await.unwrap();
+    assert!(is_full(&submission.finished().await.unwrap_err()));
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use std::{os::fd::AsFd, path::Path, sync::Arc};
 use async_trait::async_trait;
 use executor_application::{
     ArchiveFormat, Condition, Content, DiskUse, Entry, EntryKind, FilesError, Found, Holdings,
-    ListQuery, Listing, SessionFiles, SessionUse, Upload, WorkspaceError,
+    ListQuery, Listing, SessionFiles, SessionUse, Upload,
 };
 use executor_domain::{SessionId, Timestamp, WorkspacePath};
 use rustix::{
@@ -215,7 +215,7 @@ impl Root {
 
     fn describe(&self, session: &SessionId) -> Result<Holdings, FilesError> {
         let step = "count a session's files";
-        let fail = |error: Errno| WorkspaceError::from(failed(step, &self.path_of(session))(error));
+        let fail = |error: Errno| failed(step, &self.path_of(session))(error);
         let directory = self.open_existing(session)?.ok_or(FilesError::NoSession)?;
         let Usage {
             bytes,

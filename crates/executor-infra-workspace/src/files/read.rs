@@ -9,14 +9,15 @@ use std::{
 };
 
 use async_trait::async_trait;
-use executor_application::{Content, FilesError, Found};
+use executor_application::{Content, FilesError, Found, WorkspaceError};
 use executor_domain::WorkspacePath;
 use rustix::{
     fs::{FileType, OFlags, fstat},
     io::Errno,
 };
+use tokio::task::JoinHandle;
 
-use super::{apart, entry, find};
+use super::{entry, find};
 use crate::{
     beneath,
     error::failed,
@@ -88,6 +89,7 @@ pub(super) fn open(workspace: BorrowedFd<'_>, path: &WorkspacePath) -> Result<Fo
             path: path.clone(),
             next: 0,
             end: opened.size,
+            ahead: None,
         }),
     ))
 }
@@ -100,22 +102,20 @@ struct FileContent {
     path: WorkspacePath,
     next: u64,
     end: u64,
+    /// The chunk after the one that was handed over last: it is read while that one is being sent.
+    ahead: Option<JoinHandle<Result<Vec<u8>, FilesError>>>,
 }
 
-#[async_trait]
-impl Content for FileContent {
-    fn skip_to(&mut self, offset: u64) {
-        self.next = offset;
-    }
-
-    async fn next(&mut self) -> Result<Option<Vec<u8>>, FilesError> {
+impl FileContent {
+    /// Begins to read the next chunk; `None` at the end.
+    fn read(&self) -> Option<JoinHandle<Result<Vec<u8>, FilesError>>> {
         let left = self.end.saturating_sub(self.next);
         if left == 0 {
-            return Ok(None);
+            return None;
         }
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
         let (file, offset, path) = (Arc::clone(&self.file), self.next, self.path.clone());
-        let chunk = apart(READ, move || {
+        Some(tokio::task::spawn_blocking(move || {
             let mut chunk = vec![0; wanted];
             let read = loop {
                 match file.read_at(&mut chunk, offset) {
@@ -127,9 +127,26 @@ impl Content for FileContent {
             let length = read.map_err(failed(READ, Path::new(path.as_str())))?;
             chunk.truncate(length);
             Ok(chunk)
-        })
-        .await?;
+        }))
+    }
+}
+
+#[async_trait]
+impl Content for FileContent {
+    fn skip_to(&mut self, offset: u64) {
+        self.next = offset;
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, FilesError> {
+        let Some(reading) = self.ahead.take().or_else(|| self.read()) else {
+            return Ok(None);
+        };
+        let chunk = reading.await.map_err(|error| WorkspaceError {
+            step: READ,
+            source: Box::new(error),
+        })??;
         self.next += chunk.len() as u64;
+        self.ahead = self.read();
         Ok(Some(chunk))
     }
 }

@@ -14,12 +14,12 @@ use std::{
 use executor_application::{ArchiveFormat, FilesError, Overflow, Stored};
 use executor_domain::{SessionId, WorkspacePath};
 use rustix::{
-    fs::{FileType, Mode, OFlags, fchmod, mkdirat, openat, renameat},
+    fs::{FileType, Mode, OFlags, RawMode, fchmod, mkdirat, openat, renameat},
     io::Errno,
 };
 use tar::EntryType;
 
-use super::find;
+use super::{find, upload::check_depth};
 use crate::{beneath, error::failed, names, sessions::Root, state::give_to, usage::Allowance};
 
 const UNPACK: &str = "unpack an archive";
@@ -34,8 +34,8 @@ const MAX_DESCRIPTION_BYTES: u64 = 64 << 10;
 const ZIP_END_BYTES: u64 = 128 << 10;
 
 /// Permissions of a file: its owner's to read and write, everybody's to read, and to execute if the archive says so.
-const PLAIN: u32 = 0o644;
-const EXECUTABLE: u32 = 0o755;
+const PLAIN: RawMode = 0o644;
+const EXECUTABLE: RawMode = 0o755;
 
 /// Unpacks a staged archive. Nothing in the workspace is touched unless all of the archive can be taken. Blocks.
 pub(super) fn unpack(
@@ -44,7 +44,7 @@ pub(super) fn unpack(
     archive: &File,
     directory: Option<&WorkspacePath>,
     format: ArchiveFormat,
-    room: Allowance,
+    allowance: Allowance,
 ) -> Result<Stored, FilesError> {
     let (name, tree) = root
         .state
@@ -52,8 +52,9 @@ pub(super) fn unpack(
         .map_err(failed(UNPACK, &root.path))?;
     let mut unpacked = Unpacked {
         root,
+        directory,
         tree,
-        room,
+        room: allowance,
         bytes: 0,
         paths_bytes: 0,
         files: BTreeSet::new(),
@@ -63,7 +64,7 @@ pub(super) fn unpack(
         ArchiveFormat::Tar => from_tar(&mut unpacked, archive),
         ArchiveFormat::Zip => from_zip(&mut unpacked, archive),
     }
-    .and_then(|()| unpacked.into_workspace(session, directory));
+    .and_then(|()| unpacked.into_workspace(session));
     if let Ok(there) = root
         .state
         .throw_away(root.state.staging(), Path::new(&name))
@@ -76,6 +77,8 @@ pub(super) fn unpack(
 /// What has come out of an archive so far.
 struct Unpacked<'a> {
     root: &'a Root,
+    /// What it is unpacked into in the end; `None`: the workspace itself.
+    directory: Option<&'a WorkspacePath>,
     tree: OwnedFd,
     room: Allowance,
     bytes: u64,
@@ -105,6 +108,12 @@ impl Unpacked<'_> {
             return Ok(None);
         }
         let path = WorkspacePath::parse(text).map_err(|why| refuse(&why))?;
+        check_depth(&match self.directory {
+            Some(directory) => {
+                WorkspacePath::parse(&format!("{directory}/{text}")).map_err(|why| refuse(&why))?
+            }
+            None => path.clone(),
+        })?;
         self.paths_bytes += text.len();
         if self.paths_bytes > MAX_PATHS_BYTES {
             return Err(FilesError::Archive("has too many entries".into()));
@@ -159,7 +168,7 @@ impl Unpacked<'_> {
             .make(directory)
             .map_err(|error| self.odd(&path, error))?;
         let how = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
-        let mode = Mode::from_raw_mode(if executable { EXECUTABLE } else { PLAIN }.into());
+        let mode = Mode::from_raw_mode(if executable { EXECUTABLE } else { PLAIN });
         let file = openat(&parent, name, how | OFlags::CLOEXEC, mode)
             .map_err(|error| self.odd(&path, error))?;
         let mut file = File::from(file);
@@ -219,15 +228,11 @@ impl Unpacked<'_> {
     }
 
     /// Moves everything to its place.
-    fn into_workspace(
-        self,
-        session: &SessionId,
-        directory: Option<&WorkspacePath>,
-    ) -> Result<Stored, FilesError> {
+    fn into_workspace(self, session: &SessionId) -> Result<Stored, FilesError> {
         let fail = |error| self.root.trouble(session, UNPACK, error);
         let held = self.root.use_or_create(session)?;
         let _commit = self.root.commit();
-        let top = directory.map_or("", WorkspacePath::as_str);
+        let top = self.directory.map_or("", WorkspacePath::as_str);
         let place = self
             .root
             .make_directories(held.directory.as_fd(), top)
@@ -243,12 +248,15 @@ impl Unpacked<'_> {
                 .make_directories(place.as_fd(), path.as_str())
                 .map_err(fail)?;
         }
+        let mut placed = Vec::with_capacity(self.files.len());
         for path in &self.files {
             let (above, name) = path.split();
             let from = beneath::open_directory(&self.tree, Path::new(above)).map_err(fail)?;
             let to = beneath::open_directory(&place, Path::new(above)).map_err(fail)?;
             renameat(&from, name, &to, name).map_err(fail)?;
+            placed.extend(find::look(to.as_fd(), name).unwrap_or_default());
         }
+        self.root.seen.brought(session, placed);
         self.root.accounts.forget(session);
         Ok(Stored::Unpacked(self.files.len()))
     }
@@ -312,7 +320,7 @@ fn from_tar(unpacked: &mut Unpacked<'_>, archive: &File) -> Result<(), FilesErro
         if kind == EntryType::Directory || name.ends_with(b"/") {
             unpacked.directory(path)?;
         } else {
-            let mode = entry.header().mode().unwrap_or(PLAIN);
+            let mode = entry.header().mode().unwrap_or_default();
             unpacked.file(path, mode & 0o100 != 0, &mut entry)?;
         }
     }
@@ -375,8 +383,8 @@ fn from_zip(unpacked: &mut Unpacked<'_>, archive: &File) -> Result<(), FilesErro
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index).map_err(|error| broken(&error))?;
         let name = entry.name_raw().to_vec();
-        let mode = entry.unix_mode().unwrap_or(PLAIN);
-        let kind = FileType::from_raw_mode(mode.into());
+        let mode = entry.unix_mode().unwrap_or_default();
+        let kind = kind_of(mode);
         // Whatever made the archive need not have had kinds of files.
         let plain =
             matches!(kind, FileType::RegularFile | FileType::Directory) || mode & 0o170_000 == 0;
@@ -393,6 +401,16 @@ fn from_zip(unpacked: &mut Unpacked<'_>, archive: &File) -> Result<(), FilesErro
         }
     }
     Ok(())
+}
+
+/// The kind of file that an archive's mode says.
+#[allow(
+    clippy::unnecessary_fallible_conversions,
+    clippy::useless_conversion,
+    reason = "a mode has 16 bits on some platforms"
+)]
+fn kind_of(mode: u32) -> FileType {
+    FileType::from_raw_mode(RawMode::try_from(mode).unwrap_or_default())
 }
 
 /// Looks at everything that could be the end of a ZIP archive, where it says how many entries it has: whoever reads one

@@ -27,7 +27,7 @@ use crate::{
     metadata::Metadata,
     sessions::Root,
     state::give_to,
-    usage::{Allowance, Usage, disk_bytes},
+    usage::{Allowance, MAX_DEPTH, Usage, disk_bytes},
 };
 
 const WRITE: &str = "write a file";
@@ -75,14 +75,16 @@ impl Staged {
         max_bytes: u64,
     ) -> Result<Self, FilesError> {
         let allowance = Allowance::new(max_bytes, root.options.max_files);
-        let rest = match root.open_existing(&session)? {
-            Some(directory) => root.rest(&session, &directory, &target)?,
-            None => {
-                if let Target::File { condition, .. } = &target {
-                    find::check(condition, None)?;
-                }
-                Usage::default()
+        if let Target::File { path, .. } = &target {
+            check_depth(path)?;
+        }
+        let rest = if let Some(directory) = root.open_existing(&session)? {
+            root.rest(&session, &directory, &target)?
+        } else {
+            if let Target::File { condition, .. } = &target {
+                find::check(condition, None)?;
             }
+            Usage::default()
         };
         let (name, file) = root
             .state
@@ -224,9 +226,14 @@ impl Root {
         }
         self.accounts.forget(session);
         let placed = Metadata::from(fstat(file).map_err(fail)?);
-        let mut head = vec![0; HEAD_BYTES];
-        let length = file.read_at(&mut head, 0).unwrap_or_default();
-        let mime_type = media_type(path.as_str(), &head[..length], length as u64 == placed.size);
+        self.seen.brought(session, [placed]);
+        let mut beginning = vec![0; HEAD_BYTES];
+        let length = file.read_at(&mut beginning, 0).unwrap_or_default();
+        let mime_type = media_type(
+            path.as_str(),
+            &beginning[..length],
+            length as u64 == placed.size,
+        );
         let placed = entry(path.clone(), &placed, mime_type);
         Ok(if found.is_some() {
             Stored::Replaced(placed)
@@ -260,6 +267,14 @@ impl Root {
         }
         Ok(reached)
     }
+}
+
+/// A file that is too deep would make the workspace one that nobody can count.
+pub(super) fn check_depth(path: &WorkspacePath) -> Result<(), FilesError> {
+    if path.names().count() > MAX_DEPTH {
+        return Err(FilesError::Full(Overflow::Depth { allowed: MAX_DEPTH }));
+    }
+    Ok(())
 }
 
 /// Whether a file may take the place of what was found.

@@ -40,7 +40,7 @@ def main(channel):
     event = receive(channel, b"E")
     if source[:1] == "\ufeff":
         source = source[1:]
-    process = os.getpid()
+    process, workspace = os.getpid(), os.getcwd()
     namespace = become_main(source)
 
     frame, status, orderly = run(job, source, event, namespace)
@@ -48,9 +48,11 @@ def main(channel):
     # joined, exit handlers run, and at the very end the interpreter closes what is still open.
     if orderly:
         quietly(join_threads)
-        quietly(run_exit_handlers)
+    # Before the exit handlers: matplotlib's own closes all figures.
     if os.getpid() == process:
-        quietly(save_figures)
+        quietly(lambda: save_figures(workspace))
+    if orderly:
+        quietly(run_exit_handlers)
     flush_files(namespace)
     # A child that the guest forked and that came out here speaks for nobody.
     if os.getpid() == process:
@@ -559,7 +561,7 @@ def run_exit_handlers():
     atexit._run_exitfuncs()
 
 
-def save_figures():
+def save_figures(workspace):
     """Saves the figures that matplotlib still has open, as a person would have looked at them at the end."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is None:
@@ -567,7 +569,7 @@ def save_figures():
     numbers = pyplot.get_fignums()
     for number in numbers[:MAX_FIGURES]:
         try:
-            pyplot.figure(number).savefig(unused_name("figure-%d" % number), format="png")
+            pyplot.figure(number).savefig(unused_name(workspace + "/figure-%d" % number), format="png")
         except Exception as error:
             complain("note: figure %d could not be saved: %s" % (number, describe(error)))
     if len(numbers) > MAX_FIGURES:
@@ -575,7 +577,7 @@ def save_figures():
 
 
 def unused_name(stem):
-    """A name for a picture in the workspace that no earlier run has given to one."""
+    """A name for a picture that nothing has yet, so that the pictures of earlier runs stay."""
     name, attempt = stem + ".png", 1
     while os.path.lexists(name):
         attempt += 1

@@ -1,5 +1,7 @@
 //! Files and archives on their way out.
 
+use std::fmt::Write as _;
+
 use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -181,7 +183,8 @@ fn disposition(how: &str, name: &str) -> String {
             if byte.is_ascii_alphanumeric() || b"!#$&+-.^_`|~".contains(&byte) {
                 value.push(char::from(byte));
             } else {
-                value.push_str(&format!("%{byte:02X}"));
+                // Writing to a String cannot fail.
+                let _ = write!(value, "%{byte:02X}");
             }
         }
     }

@@ -2,10 +2,11 @@
 
 mod argv;
 mod engine;
-mod outcome;
+mod plan;
 mod probe;
+mod process;
 mod remedy;
-mod runtime;
+mod spawner;
 mod walls;
 
 use std::{path::PathBuf, sync::Arc};
@@ -14,13 +15,13 @@ use async_trait::async_trait;
 use executor_application::{CancellationToken, Job, Sandbox, SandboxDescription, SandboxError};
 use executor_domain::{Outcome, ResourceLimit};
 
-pub use self::probe::{Check, StartError, examine};
-use self::{
-    engine::Engine,
+use self::engine::Engine;
+pub use self::probe::{StartError, examine};
+use crate::{
     outcome::{Program, judge},
-    runtime::Runtime,
+    runtime::{Runtime, Surroundings},
+    supervisor::SuperviseError,
 };
-use crate::supervisor::SuperviseError;
 
 /// What the adapter needs to know of its host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +103,9 @@ impl Sandbox for BwrapSandbox {
                 source: "its path is not UTF-8".into(),
             })?
             .to_owned();
-        let mut prepared = self.runtime(program.language)?.prepare(job);
+        let mut prepared = self
+            .runtime(program.language)?
+            .prepare(job, &Surroundings::of_bubblewrap());
         let note = prepared.note.take();
         let engine = Arc::clone(&self.engine);
         // A task of its own: it goes on to the guest's end whoever stops listening. Whoever does cancels it.

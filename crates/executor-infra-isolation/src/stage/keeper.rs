@@ -1,0 +1,280 @@
+//! The keeper: stays outside of the sandbox, starts the guest inside, watches what its processes use, ends them all, and
+//! reports. Launcher and init in one, where no namespace does half of their work.
+
+use std::{
+    collections::VecDeque,
+    env,
+    io::{self, Write},
+    os::{
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    process::{Child, Command, ExitStatus},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::{
+    resource::{Usage, UsageWho, getrusage},
+    time::TimeValLike,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    fs::Mode,
+    io::FdFlags,
+    process::{Pid, Signal, WaitId, WaitIdOptions},
+};
+
+use super::{
+    CONFINER, StageError, Step, close_others,
+    handover::{self, Connections},
+    tree::{self, Found, Tree},
+    wire::{self, ConfineSpec, Ended, Exit, KeeperSpec, Report},
+};
+
+/// Time between two looks at what the guest's processes use: each costs some ten milliseconds of CPU time on macOS.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// How many of the units in which the kernel counts resident memory make a KiB (getrusage(2): bytes on macOS, KiB on Linux).
+const RSS_PER_KIB: u64 = if cfg!(target_vendor = "apple") {
+    1024
+} else {
+    1
+};
+
+/// Runs one guest to its end, as the daemon orders on the control socket.
+pub(super) fn run_guest() -> Result<(), StageError> {
+    let control = rustix::stdio::stdin();
+    match start(control) {
+        Ok(guest) => guest.watch(control),
+        Err(failure) => {
+            wire::send(control, &Report::Failed(failure.to_string())).step("report a failure")?;
+            Err(failure)
+        }
+    }
+}
+
+/// A guest that runs.
+struct Guest {
+    /// What becomes the guest. Not waited for before everybody else is dead: its number, and that of its group, stay its
+    /// own so long.
+    child: Child,
+    tree: Tree,
+    memory: u64,
+    cpu: Duration,
+}
+
+fn start(control: BorrowedFd<'_>) -> Result<Guest, StageError> {
+    close_others(&[]).step("close inherited descriptors")?;
+    let descriptors =
+        handover::receive_descriptors(control).step("receive the guest's descriptors")?;
+    let spec: KeeperSpec = wire::receive(control).step("read the order")?;
+
+    // A session of our own: no terminal to push characters into, and what the guest starts is found by it.
+    let session = rustix::process::setsid().step("begin a session")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    env::set_current_dir("/").step("change to /")?;
+
+    let processes = tree::list().step("list the processes of this host")?;
+    let user = spec
+        .run_as
+        .map_or_else(|| rustix::process::geteuid().as_raw(), |(user, _)| user);
+    let mut rlimits = spec.rlimits;
+    // Counted by user, on macOS, not by sandbox: those that are there already come on top.
+    rlimits.processes += tree::count_of(user, &processes);
+    let order = ConfineSpec {
+        rlimits,
+        argv: spec.argv,
+        environment: spec.environment,
+        directory: spec.directory,
+    };
+    let child = spawn(spec.run_as, descriptors, &order)?;
+    let guest = Guest {
+        child,
+        tree: Tree::led_by(session.as_raw_nonzero().get()),
+        memory: spec.memory,
+        cpu: Duration::from_micros(spec.cpu_micros),
+    };
+    wire::send(control, &Report::Started(None)).step("report the start")?;
+    Ok(guest)
+}
+
+/// Starts the confiner, with exactly the descriptors that were handed over and one for its order.
+fn spawn(
+    run_as: Option<(u32, u32)>,
+    descriptors: VecDeque<OwnedFd>,
+    order: &ConfineSpec,
+) -> Result<Child, StageError> {
+    let Connections {
+        channel,
+        stdin,
+        stdout,
+        stderr,
+    } = handover::tell_apart(descriptors)?;
+    let (order_to_read, mut order_to_write) = io::pipe().step("make a pipe")?;
+    // This one is inherited, on purpose; the confiner closes it.
+    rustix::io::fcntl_setfd(&order_to_read, FdFlags::empty()).step("pass a descriptor on")?;
+    #[cfg(target_os = "linux")]
+    if let Some((user, group)) = run_as {
+        // Opened by its name, it is checked for who owns it.
+        let (user, group) = (
+            rustix::fs::Uid::from_raw(user),
+            rustix::fs::Gid::from_raw(group),
+        );
+        rustix::fs::fchown(&order_to_read, Some(user), Some(group)).step("give a pipe away")?;
+    }
+    let mut command = Command::new(this_executable().step("find this executable")?);
+    command
+        .arg(CONFINER)
+        .arg(order_to_read.as_raw_fd().to_string())
+        .env_clear()
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr)
+        // A group of its own, so that `kill 0` means the guest and not us.
+        .process_group(0);
+    if let Some((user, group)) = run_as {
+        // The standard library drops the supplementary groups as well, where it is root that changes.
+        command.uid(user).gid(group);
+    }
+    let child = command.spawn().step("start the confiner")?;
+    drop((channel, order_to_read));
+    let text = serde_json::to_vec(order)
+        .map_err(io::Error::from)
+        .step("encode the order for the confiner")?;
+    // It reads to the end of this pipe before it does anything else; where it has died, so will the guest have.
+    let _ = order_to_write.write_all(&text);
+    Ok(child)
+}
+
+/// What to start as another stage. On Linux by a name that is right even where its path cannot be reached.
+fn this_executable() -> io::Result<std::path::PathBuf> {
+    if cfg!(target_os = "linux") {
+        Ok("/proc/self/exe".into())
+    } else {
+        env::current_exe()
+    }
+}
+
+impl Guest {
+    /// Watches until the guest has ended, or has used more than it may, or the daemon asks to stop, or the daemon is
+    /// gone. Then kills all of it, and reports.
+    fn watch(mut self, control: BorrowedFd<'_>) -> Result<(), StageError> {
+        let ended = self.end().step("wait for the guest")?;
+        let mut next = Instant::now() + INTERVAL;
+        let mut most = Found::default();
+        let mut exceeded = None;
+        while exceeded.is_none() {
+            let pause = next.saturating_duration_since(Instant::now());
+            let pause = Timespec::try_from(pause)
+                .map_err(io::Error::other)
+                .step("wait")?;
+            let mut sources = [
+                PollFd::new(&ended, PollFlags::IN),
+                PollFd::from_borrowed_fd(control, PollFlags::IN),
+            ];
+            let ready =
+                rustix::io::retry_on_intr(|| rustix::event::poll(&mut sources, Some(&pause)));
+            // The guest's end, a byte from the daemon, or the end of the stream because the daemon is gone.
+            if ready.step("wait")? > 0 {
+                break;
+            }
+            // A look that fails (no process to be had for ps) is made up for by the next one.
+            if let Ok(processes) = tree::list() {
+                let found = self.tree.look(&processes);
+                most.memory = most.memory.max(found.memory);
+                most.cpu = found.cpu;
+            }
+            exceeded = self.exceeded(most);
+            next = Instant::now() + INTERVAL;
+        }
+        let (status, usage) = self.kill_all()?;
+
+        let sampled_kib = most.memory >> 10;
+        let report = Ended {
+            how: exceeded.unwrap_or_else(|| exit_of(status)),
+            cpu_micros: usage
+                .cpu_micros
+                .max(u64::try_from(most.cpu.as_micros()).unwrap_or(u64::MAX)),
+            max_rss_kib: usage.max_rss_kib.unwrap_or(0).max(sampled_kib),
+        };
+        wire::send(control, &Report::Ended(report)).step("report the end")
+    }
+
+    fn exceeded(&self, most: Found) -> Option<Exit> {
+        if most.memory > self.memory {
+            Some(Exit::OutOfMemory)
+        } else if most.cpu >= self.cpu {
+            // What the kernel does where one process has used it all.
+            Some(Exit::Signal(Signal::XCPU.as_raw()))
+        } else {
+            None
+        }
+    }
+
+    /// A descriptor that can be read once the guest's first process has ended.
+    fn end(&self) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let pid = self.pid()?;
+        thread::Builder::new()
+            .name("waiter".into())
+            .spawn(move || {
+                // Without reaping it: see `child`.
+                let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+                let _ = rustix::io::retry_on_intr(|| {
+                    rustix::process::waitid(WaitId::Pid(pid), options)
+                });
+                drop(theirs);
+            })?;
+        Ok(ours)
+    }
+
+    fn pid(&self) -> io::Result<Pid> {
+        i32::try_from(self.child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| io::Error::other("no process id"))
+    }
+
+    /// Kills the guest's group at once, and then everybody who belongs to it, until nobody is left.
+    fn kill_all(&mut self) -> Result<(ExitStatus, Used), StageError> {
+        let group = self.pid().step("kill the guest")?;
+        // There may be nobody left in it.
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        self.tree.sweep().step("kill the guest's processes")?;
+        // What ps and the like have used is not the guest's.
+        let before = getrusage(UsageWho::RUSAGE_CHILDREN).step("ask for the usage")?;
+        let status = self.child.wait().step("reap the guest")?;
+        let after = getrusage(UsageWho::RUSAGE_CHILDREN).step("ask for the usage")?;
+        Ok((status, Used::between(&before, &after)))
+    }
+}
+
+/// What the guest's first process, and those that it waited for, have used.
+struct Used {
+    cpu_micros: u64,
+    /// `None` where another child of ours has used more.
+    max_rss_kib: Option<u64>,
+}
+
+impl Used {
+    fn between(before: &Usage, after: &Usage) -> Self {
+        let micros = |usage: &Usage| {
+            usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
+        };
+        let rss = |usage: &Usage| usage.max_rss().unsigned_abs() / RSS_PER_KIB;
+        Self {
+            cpu_micros: (micros(after) - micros(before)).unsigned_abs(),
+            max_rss_kib: (rss(after) > rss(before)).then(|| rss(after)),
+        }
+    }
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    use std::os::unix::process::ExitStatusExt;
+
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Signal(Signal::KILL.as_raw()),
+    }
+}

@@ -88,6 +88,29 @@ impl<S: Sandbox> Subject for Real<S> {
     }
 }
 
+/// Written as for any real one, but where `known-gaps-seatbelt.txt` says that it cannot keep as much.
+#[cfg(target_os = "linux")]
+struct Seatbelt<S>(Real<S>);
+
+#[cfg(target_os = "linux")]
+impl<S: Sandbox> Subject for Seatbelt<S> {
+    fn sandbox(&self) -> &dyn Sandbox {
+        self.0.sandbox()
+    }
+
+    fn write(&self, does: Does) -> (Language, String) {
+        match does {
+            // memory_limit | contract: what has been taken must stay long enough for somebody to look.
+            Does::UseAllMemory => (
+                Language::Python,
+                "import time\ndef handler(event):\n    taken = bytearray(1 << 28)\n    time.sleep(100000)\n"
+                    .into(),
+            ),
+            other => self.0.write(other),
+        }
+    }
+}
+
 async fn states(subject: &dyn Subject) {
     let workspace = Workspace::new();
     let job = |does| -> Job {
@@ -244,4 +267,11 @@ async fn the_fake_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bubblewrap_keeps_the_contract() {
     states(&Real(support::bwrap().await)).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn seatbelt_keeps_the_contract() {
+    let (_stand_in, sandbox) = support::seatbelt::seatbelt().await;
+    states(&Seatbelt(Real(sandbox))).await;
 }

@@ -33,8 +33,6 @@ pub(crate) struct Program {
     pub stdin: String,
     /// What it is told on its channel; `None`: it has none.
     pub job: Option<supervisor::Job>,
-    /// Whether somebody is to look at the walls first.
-    pub inspect: bool,
 }
 
 /// Where a guest finds itself, as far as its adapter decides.
@@ -125,7 +123,6 @@ impl Runtime {
                 event: job.event,
                 memory_limit_mb,
             }),
-            inspect: false,
         };
         Prepared { program, note }
     }

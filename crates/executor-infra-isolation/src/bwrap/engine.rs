@@ -37,6 +37,15 @@ const OWN_PROCESSES: u64 = 2;
 /// the one that decides.
 const CPU_SLACK_SECONDS: u64 = 2;
 
+/// Whether the init is to look at the walls before it starts the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It is, and reports what it sees.
+    First,
+    /// It is not: somebody has looked before.
+    Not,
+}
+
 /// What a run came to, in raw facts.
 pub(crate) struct Run {
     /// What the supervisor knows.
@@ -64,6 +73,7 @@ impl Engine {
         program: Program,
         limits: &ResourceLimit,
         workspace: Option<&str>,
+        look: Look,
         cancel: &CancellationToken,
     ) -> Result<Run, SuperviseError> {
         let cgroup = self.cgroup(limits)?;
@@ -108,7 +118,7 @@ impl Engine {
                 sealed: vec!["/dev".into(), "/".into()],
                 guest_ids: GUEST_IDS,
                 rlimits: self.rlimits(limits),
-                inspect: program.inspect,
+                inspect: look == Look::First,
                 argv: program.argv,
                 environment: program.environment,
                 directory: "/workspace".into(),

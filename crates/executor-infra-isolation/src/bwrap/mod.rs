@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use executor_application::{CancellationToken, Job, Sandbox, SandboxDescription, SandboxError};
 use executor_domain::{Outcome, ResourceLimit};
 
-use self::engine::Engine;
+use self::engine::{Engine, Look};
 pub use self::probe::{StartError, examine};
 use crate::{
     outcome::{Program, judge},
@@ -113,7 +113,13 @@ impl Sandbox for BwrapSandbox {
         let dropped = cancel.clone().drop_guard();
         let run = tokio::spawn(async move {
             engine
-                .run(prepared.program, &program.limits, Some(&workspace), &cancel)
+                .run(
+                    prepared.program,
+                    &program.limits,
+                    Some(&workspace),
+                    Look::Not,
+                    &cancel,
+                )
                 .await
         });
         let run = run

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::{
     BwrapConfig, BwrapSandbox, argv,
-    engine::Engine,
+    engine::{Engine, Look},
     remedy,
     spawner::Spawner,
     walls::{self, GuestIdentity},
@@ -232,11 +232,16 @@ impl Trial for Ours<'_> {
             files: Vec::new(),
             stdin,
             job: None,
-            inspect: true,
         };
         let run = self
             .engine
-            .run(program, self.limits, None, &CancellationToken::new())
+            .run(
+                program,
+                self.limits,
+                None,
+                Look::First,
+                &CancellationToken::new(),
+            )
             .await?;
         match run.finished.inspection.as_ref().map(walls::breaches) {
             Some(breaches) if breaches.is_empty() => Ok(run.finished),

@@ -110,12 +110,6 @@ impl Area {
         Ok(readable.into())
     }
 
-    /// Writes a file that every guest may read and none may write.
-    pub(super) fn write(&self, path: &str, text: &str) -> io::Result<()> {
-        fs::write(path, text)?;
-        fs::set_permissions(path, Permissions::from_mode(0o644))
-    }
-
     /// Removes it with everything in it. Blocks as long as that takes.
     fn remove(&self) -> io::Result<()> {
         if run(REMOVE, "-rf", &self.path)? {
@@ -135,6 +129,12 @@ impl Drop for Area {
             tracing::warn!(%error, area = %self.path.display(), "files of a run stay behind");
         }
     }
+}
+
+/// Writes a file that every guest may read and none may write.
+pub(super) fn write_readable(path: impl AsRef<Path>, text: &str) -> io::Result<()> {
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o644))
 }
 
 /// Runs a tool of the system's on a directory of ours, and returns whether it did what it should.
@@ -197,7 +197,7 @@ mod tests {
         fs::write(outside.path().join("kept"), "x").unwrap();
         std::os::unix::fs::symlink(outside.path(), area.tmp().join("link")).unwrap();
         fs::create_dir_all(area.tmp().join("shut/inner")).unwrap();
-        fs::set_permissions(area.tmp().join("shut"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(area.tmp().join("shut"), Permissions::from_mode(0o000)).unwrap();
         drop(area);
         assert!(!path.exists());
         assert!(outside.path().join("kept").exists());

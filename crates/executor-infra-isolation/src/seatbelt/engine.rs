@@ -12,7 +12,7 @@ use tokio::task;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    area::Area,
+    area::{Area, write_readable},
     layout::Layout,
     plan::KeeperPlan,
     profile::{Policy, profile},
@@ -112,7 +112,7 @@ impl Engine {
         let (files, stdin) = (program.files, program.stdin);
         let (area, stdin) = blocking("write the files of a run", move || {
             for file in &files {
-                area.write(&file.path, &file.text)?;
+                write_readable(&file.path, &file.text)?;
             }
             let stdin = area.standard_input(&stdin)?;
             Ok((area, stdin))

@@ -219,7 +219,6 @@ pub(super) async fn try_walls(
         }],
         stdin: String::new(),
         job: None,
-        inspect: false,
     };
     let run = engine
         .run(area, program, limits, None, &CancellationToken::new())
@@ -253,7 +252,6 @@ impl Trial for Ours<'_> {
             files: Vec::new(),
             stdin,
             job: None,
-            inspect: false,
         };
         let nobody = CancellationToken::new();
         Ok(self

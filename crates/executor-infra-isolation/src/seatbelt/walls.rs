@@ -4,7 +4,7 @@ use std::{fmt::Write as _, io, net::TcpListener};
 
 use executor_application::Wall;
 
-use super::area::Area;
+use super::area::{Area, write_readable};
 
 /// What a guest of ours tries, and what must come of it.
 ///
@@ -48,7 +48,7 @@ pub(super) struct Target {
 impl Target {
     /// Makes one. `area` is that of another run: the guest's user may write there as far as the file system goes.
     pub(super) fn new(area: Area) -> io::Result<Self> {
-        area.write(&area.tmp().join("secret").to_string_lossy(), "secret\n")?;
+        write_readable(area.tmp().join("secret"), "secret\n")?;
         if let Some((user, group)) = area.owner() {
             std::os::unix::fs::chown(area.tmp().join("secret"), Some(user), Some(group))?;
         }
@@ -163,9 +163,8 @@ mod tests {
 
     fn standing() -> String {
         ATTEMPTS
-            .iter()
             .map(|(attempt, expected)| format!("{attempt}: {expected}\n"))
-            .collect()
+            .concat()
     }
 
     #[test]

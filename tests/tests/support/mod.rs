@@ -9,7 +9,6 @@
 )]
 
 pub(crate) mod daemon;
-#[cfg(target_os = "linux")]
 pub(crate) mod seatbelt;
 
 use std::{env, path::PathBuf, time::Duration};

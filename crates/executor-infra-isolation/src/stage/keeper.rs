@@ -238,7 +238,11 @@ impl Guest {
     /// Kills the guest's group at once, and then everybody who belongs to it, until nobody is left.
     fn kill_all(&mut self) -> Result<(ExitStatus, Used), StageError> {
         let group = self.pid().step("kill the guest")?;
-        // There may be nobody left in it.
+        // While parents live, children are known by them. Where this look fails, the sweep below makes do without.
+        if let Ok(processes) = tree::list() {
+            self.tree.look(&processes);
+        }
+        // At once, and without needing a process for ps. There may be nobody left in it.
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
         self.tree.sweep().step("kill the guest's processes")?;
         // What ps and the like have used is not the guest's.

@@ -140,8 +140,12 @@ impl Layout {
                 .iter()
                 .any(|found| found.target().starts_with(software.root));
             if in_use {
-                let parts = software.parts.iter();
-                needed.extend(parts.map(|part| Path::new(software.root).join(part)));
+                let root = Path::new(software.root);
+                needed.extend(software.parts.iter().map(|part| match *part {
+                    // Joined, it would leave a slash behind, which the kernel's paths have not.
+                    "" => root.to_owned(),
+                    part => root.join(part),
+                }));
             }
         }
         needed
@@ -211,7 +215,7 @@ mod tests {
             )],
         );
         let needed = Layout::MACOS.needed(&[python.unwrap()]);
-        // `join` leaves a slash behind, which a comparison of paths does not see and Seatbelt would.
+        // A comparison of paths sees no slash at their end.
         assert_eq!(
             needed,
             [PathBuf::from("/Library/Frameworks/Python.framework")]

@@ -84,7 +84,7 @@ mod proc {
 mod ps {
     use std::{io, process::Command, time::Duration};
 
-    use rustix::process::Pid;
+    use nix::unistd::Pid;
 
     use super::Entry;
 
@@ -119,11 +119,9 @@ mod ps {
 
     /// ps cannot tell the session on macOS, where its column holds an address.
     fn with_session(entry: Entry) -> Entry {
-        let session = Pid::from_raw(entry.pid)
-            .and_then(|pid| rustix::process::getsid(Some(pid)).ok())
-            .map(Pid::as_raw_nonzero);
+        let session = nix::unistd::getsid(Some(Pid::from_raw(entry.pid)));
         Entry {
-            session: session.map(i32::from),
+            session: session.ok().map(Pid::as_raw),
             ..entry
         }
     }

@@ -31,8 +31,13 @@ pub(crate) fn no_sandbox(error: &dyn Error) -> Vec<Check> {
     }]
 }
 
-/// What a sandbox that was started says of itself; `searched` says where interpreters were looked for.
-pub(crate) fn of(description: SandboxDescription, searched: &str) -> Vec<Check> {
+/// What a sandbox that was started says of itself. `searched` says where interpreters were looked for, `refused` which
+/// were found and do not run there, and why.
+pub(crate) fn of(
+    description: SandboxDescription,
+    searched: &str,
+    refused: &[(Language, String)],
+) -> Vec<Check> {
     let tool = Check {
         name: description.isolation.into(),
         passed: true,
@@ -48,9 +53,10 @@ pub(crate) fn of(description: SandboxDescription, searched: &str) -> Vec<Check> 
             name: language.as_str().into(),
             passed: found.is_some(),
             essential: false,
-            detail: match found {
-                Some(found) => format!("{} {}", found.interpreter, found.version),
-                None => format!("no interpreter in {searched}. Remedy: install it there"),
+            detail: match (found, why_not(language, refused)) {
+                (Some(found), _) => format!("{} {}", found.interpreter, found.version),
+                (None, Some(why)) => why.to_owned(),
+                (None, None) => format!("no interpreter in {searched}. Remedy: install it there"),
             },
         }
     });
@@ -72,6 +78,13 @@ pub(crate) fn of(description: SandboxDescription, searched: &str) -> Vec<Check> 
         .chain(languages)
         .chain(walls)
         .collect()
+}
+
+fn why_not(language: Language, refused: &[(Language, String)]) -> Option<&str> {
+    refused
+        .iter()
+        .find(|(refused, _)| *refused == language)
+        .map(|(_, why)| why.as_str())
 }
 
 /// The languages of these interpreters.

@@ -1,13 +1,21 @@
 //! Whether the adapter starts, and what it says where it must not.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 
 use executor_application::{CancellationToken, Sandbox, SandboxError};
 use executor_domain::Language;
-use executor_infra_isolation::seatbelt::{StartError, examine};
+use executor_infra_isolation::seatbelt::{
+    Layout, SeatbeltConfig, SeatbeltSandbox, Software, StartError, examine,
+};
 
 use super::support::{
-    Workspace, job,
+    Workspace,
+    daemon::passable_directory,
+    job,
     seatbelt::{StandIn, config, seatbelt, start},
 };
 
@@ -107,12 +115,53 @@ async fn health_is_tried_and_not_remembered() {
         matches!(unhealthy, SandboxError::Unavailable { .. }),
         "{unhealthy:?}"
     );
-    // No guest runs, and none is said to have done anything well.
+    // That is our failure, and no guest's.
     let workspace = Workspace::new();
     let job = job(Language::Shell, "echo ran", &workspace);
-    let outcome = sandbox.run(job, CancellationToken::new()).await;
-    let ran = outcome.is_ok_and(|outcome| outcome.stdout.bytes.starts_with(b"ran"));
-    assert!(!ran);
+    let refused = sandbox.run(job, CancellationToken::new()).await;
+    let Err(SandboxError::Unavailable { reason }) = &refused else {
+        panic!("{refused:?}");
+    };
+    assert!(reason.contains("confine the guest: start "), "{reason}");
+}
+
+#[tokio::test]
+async fn an_interpreter_that_does_not_run_costs_its_language_and_no_other() {
+    let stand_in = StandIn::new();
+    let directory = passable_directory();
+    let node = directory.path().join("node");
+    fs::write(&node, "#!/bin/sh\necho broken >&2\nexit 7\n").unwrap();
+    fs::set_permissions(&node, Permissions::from_mode(0o755)).unwrap();
+    let place: &'static str = String::leak(directory.path().to_str().unwrap().to_owned());
+    let here = Layout::HERE;
+    let layout = Layout {
+        search: Vec::leak([&[place][..], here.search].concat()),
+        software: Vec::leak(
+            [
+                &[Software {
+                    root: place,
+                    parts: &[""],
+                }][..],
+                here.software,
+            ]
+            .concat(),
+        ),
+        ..here
+    };
+    let config = || SeatbeltConfig {
+        layout,
+        ..config(&stand_in.path())
+    };
+    let sandbox = SeatbeltSandbox::start(config()).await.unwrap();
+    assert!(!sandbox.description().supports(Language::JavaScript));
+    assert!(sandbox.description().supports(Language::Python));
+    let checks = examine(config()).await;
+    let node = checks
+        .iter()
+        .find(|check| check.name == "javascript")
+        .unwrap();
+    assert!(!node.passed && !node.essential);
+    assert!(node.detail.contains("broken"), "{}", node.detail);
 }
 
 #[tokio::test]

@@ -254,7 +254,7 @@ impl Trial for Ours<'_> {
 /// Tries everything that the sandbox needs and says what works: for `doctor`. Takes about a tenth of a second.
 pub async fn examine(config: BwrapConfig) -> Vec<Check> {
     match BwrapSandbox::start(config).await {
-        Ok(sandbox) => check::of(sandbox.description, &SEARCH_DIRECTORIES.join(", ")),
+        Ok(sandbox) => check::of(sandbox.description, &SEARCH_DIRECTORIES.join(", "), &[]),
         Err(error) => check::no_sandbox(&error),
     }
 }

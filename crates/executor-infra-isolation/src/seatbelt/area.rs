@@ -14,7 +14,7 @@ use std::{
     io::{self, Write},
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -23,6 +23,7 @@ use std::{
 use rustix::{
     fs::{Gid, Uid},
     io::Errno,
+    process::Pid,
 };
 
 /// Removes a tree of any depth without going through links (`rm -rf`): the standard library's way takes a stack frame and
@@ -30,6 +31,9 @@ use rustix::{
 const REMOVE: &str = "/bin/rm";
 /// Gives directories back the permissions that a guest took away.
 const CHANGE_MODE: &str = "/bin/chmod";
+
+/// What the names of our directories begin with, before the number of the process that made them.
+const PREFIX: &str = "sandbox-executor-";
 
 /// The directory of one run. Removed on drop, which blocks.
 #[derive(Debug)]
@@ -42,10 +46,17 @@ pub(super) struct Area {
 impl Area {
     /// Makes a directory for areas, which nobody has made before, below the system's place for temporary files.
     pub(super) fn root(guests_apart: bool) -> io::Result<Self> {
-        let place = std::env::temp_dir().canonicalize()?;
+        let place = if guests_apart {
+            // The daemon's own place for temporary files may be closed to everybody else.
+            PathBuf::from("/var/tmp")
+        } else {
+            std::env::temp_dir()
+        };
+        let place = place.canonicalize()?;
+        remove_abandoned(&place);
         let own = std::process::id();
         for attempt in 0..1000 {
-            let path = place.join(format!("sandbox-executor-{own}-{attempt}"));
+            let path = place.join(format!("{PREFIX}{own}-{attempt}"));
             match directory(&path, passable(guests_apart)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => return made.map(|()| Self { path, owner: None }),
@@ -131,6 +142,31 @@ impl Drop for Area {
     }
 }
 
+/// Removes what daemons of ours have left behind that were killed.
+fn remove_abandoned(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let maker = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok())
+            .and_then(Pid::from_raw);
+        let Some(maker) = maker else { continue };
+        // Of another user's processes and directories, of links and files, we know nothing.
+        let ours = entry.metadata().is_ok_and(|metadata| {
+            metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw()
+        });
+        if ours && rustix::process::test_kill_process(maker) == Err(Errno::SRCH) {
+            drop(Area {
+                path: entry.path(),
+                owner: None,
+            });
+        }
+    }
+}
+
 /// Writes a file that every guest may read and none may write.
 pub(super) fn write_readable(path: impl AsRef<Path>, text: &str) -> io::Result<()> {
     fs::write(&path, text)?;
@@ -205,6 +241,31 @@ mod tests {
         let path = root.path.clone();
         drop(root);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_dead_daemon_has_left_is_removed_and_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let mut ended = Command::new("/bin/cat")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let dead = ended.id();
+        ended.wait().unwrap();
+        let living = std::process::id();
+        let directories = [
+            (format!("{PREFIX}{dead}-0"), false),
+            (format!("{PREFIX}{living}-0"), true),
+            (format!("{PREFIX}x-0"), true),
+            (format!("other-{dead}-0"), true),
+        ];
+        for (name, _) in &directories {
+            fs::create_dir_all(place.path().join(name).join("inner")).unwrap();
+        }
+        remove_abandoned(place.path());
+        for (name, stays) in &directories {
+            assert_eq!(place.path().join(name).exists(), *stays, "{name}");
+        }
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub struct SeatbeltSandbox {
     limits: ResourceLimit,
     /// Where interpreters were looked for.
     searched: String,
+    /// Those that were found and do not run here, and why.
+    refused: Vec<(Language, String)>,
 }
 
 impl SeatbeltSandbox {

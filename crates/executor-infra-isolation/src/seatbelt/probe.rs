@@ -111,6 +111,7 @@ pub(super) async fn start(config: SeatbeltConfig) -> Result<SeatbeltSandbox, Sta
         runtimes: Vec::new(),
         limits,
         searched,
+        refused: Vec::new(),
     };
     // The walls first: no interpreter is started for anything else before they stand.
     let (shells, others): (Vec<_>, Vec<_>) = interpreters
@@ -126,9 +127,22 @@ pub(super) async fn start(config: SeatbeltConfig) -> Result<SeatbeltSandbox, Sta
         limits: &limits,
     };
     let mut runtimes: Vec<Runtime> = Vec::new();
-    for interpreter in others.into_iter().chain([shell]) {
-        runtimes.push(ready(&trial, interpreter).await?);
+    let mut refused = Vec::new();
+    for interpreter in others {
+        let language = interpreter.language();
+        match ready(&trial, interpreter).await {
+            Ok(runtime) => runtimes.push(runtime),
+            // Interpreters of a Mac are its owner's affair, and the profile may be too narrow for one of them: the others
+            // are as good as before.
+            Err(error @ StartError::Interpreter { .. }) => {
+                tracing::warn!(%language, %error, "a language is not available");
+                refused.push((language, error.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
     }
+    runtimes.push(ready(&trial, shell).await?);
+    sandbox.refused = refused;
     sandbox.description.languages = check::languages(&runtimes);
     sandbox.runtimes = runtimes;
     check::warn_of_missing(&sandbox.description.walls);
@@ -264,7 +278,7 @@ impl Trial for Ours<'_> {
 /// Tries everything that the sandbox needs and says what works: for `doctor`. Takes some tenths of a second.
 pub async fn examine(config: SeatbeltConfig) -> Vec<Check> {
     match SeatbeltSandbox::start(config).await {
-        Ok(sandbox) => check::of(sandbox.description, &sandbox.searched),
+        Ok(sandbox) => check::of(sandbox.description, &sandbox.searched, &sandbox.refused),
         Err(error) => check::no_sandbox(&error),
     }
 }

@@ -10,31 +10,47 @@ use std::{
     convert::Infallible,
     env,
     ffi::OsString,
-    fs::File,
-    io::{self, Read},
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
     os::unix::process::CommandExt,
     process::Command,
 };
 
-use rustix::process::{Resource, Rlimit};
+use rustix::{
+    io::FdFlags,
+    process::{Resource, Rlimit},
+};
 
 use super::{
     StageError, Step,
     wire::{ConfineSpec, MAX_FRAME, Rlimits},
 };
 
-/// Becomes the guest. The argument is the number of the descriptor that says how.
+/// Becomes the guest. The arguments are the numbers of two descriptors: one that says how, and one to say why not.
 pub(super) fn become_guest(
     mut arguments: impl Iterator<Item = OsString>,
 ) -> Result<Infallible, StageError> {
-    let number: i32 = arguments
-        .next()
-        .and_then(|word| word.to_str()?.parse().ok())
-        .ok_or_else(|| io::Error::other("no descriptor"))
-        .step("find the order")?;
-    let spec = read_spec(number).step("read the order")?;
-    nix::unistd::close(number).step("close the order")?;
+    let mut number = || -> Result<i32, StageError> {
+        let word = arguments.next();
+        word.and_then(|word| word.to_str()?.parse().ok())
+            .ok_or_else(|| io::Error::other("no number"))
+            .step("find the order")
+    };
+    let (order, complaints) = (number()?, number()?);
+    // Closed by itself when this has become the guest: that is how the keeper knows.
+    let mut complaints =
+        take_over(complaints, OpenOptions::new().write(true)).step("take over a descriptor")?;
+    let failure = match prepare_and_exec(order) {
+        Err(failure) => failure,
+    };
+    // Nobody else is there to be told if this fails.
+    let _ = complaints.write_all(failure.to_string().as_bytes());
+    Err(failure)
+}
 
+fn prepare_and_exec(order: i32) -> Result<Infallible, StageError> {
+    let order = take_over(order, OpenOptions::new().read(true)).step("take over a descriptor")?;
+    let spec = read_spec(order).step("read the order")?;
     env::set_current_dir(&spec.directory).step("enter the working directory")?;
     let (program, arguments) = spec
         .argv
@@ -51,13 +67,20 @@ pub(super) fn become_guest(
     Err(failed).step(format!("start {program}"))
 }
 
+/// Makes an inherited descriptor ours, which nobody inherits from us. By its name (fd(4)): safe Rust makes no descriptor
+/// from a number.
+fn take_over(number: i32, how: &OpenOptions) -> io::Result<File> {
+    let own = how.open(format!("/dev/fd/{number}"))?;
+    // On macOS the name leads to a duplicate that is inherited like the original.
+    rustix::io::fcntl_setfd(&own, FdFlags::CLOEXEC)?;
+    nix::unistd::close(number)?;
+    Ok(own)
+}
+
 /// Reads to the end of a pipe that the keeper fills and closes.
-fn read_spec(number: i32) -> io::Result<ConfineSpec> {
+fn read_spec(order: File) -> io::Result<ConfineSpec> {
     let mut text = Vec::new();
-    // By its name (fd(4)): safe Rust makes no descriptor from a number.
-    File::open(format!("/dev/fd/{number}"))?
-        .take(MAX_FRAME as u64)
-        .read_to_end(&mut text)?;
+    order.take(MAX_FRAME as u64).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
 }
 
@@ -82,7 +105,21 @@ fn limit(limits: &Rlimits) -> Result<(), StageError> {
         (Resource::Nproc, fixed(limits.processes)),
     ];
     for (resource, value) in all {
+        // What is lower already cannot be raised, and need not be.
+        let most = rustix::process::getrlimit(resource).maximum;
+        let value = Rlimit {
+            current: lower(value.current, most),
+            maximum: lower(value.maximum, most),
+        };
         rustix::process::setrlimit(resource, value).step(format!("set the limit {resource:?}"))?;
     }
     Ok(())
+}
+
+/// The lower of two limits; `None` is none at all.
+fn lower(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }

@@ -4,9 +4,9 @@
 use std::{
     collections::VecDeque,
     env,
-    io::{self, Write},
+    io::{self, PipeReader, Read, Write},
     os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
     process::{Child, Command, ExitStatus},
@@ -45,7 +45,14 @@ const RSS_PER_KIB: u64 = if cfg!(target_vendor = "apple") {
 pub(super) fn run_guest() -> Result<(), StageError> {
     let control = rustix::stdio::stdin();
     match start(control) {
-        Ok(guest) => guest.watch(control),
+        Ok(mut guest) => {
+            let over = guest.watch(control);
+            // Whatever has happened, the daemon's death included: nobody is left alive.
+            let ended = guest.kill_all()?;
+            let (exceeded, most) = over?;
+            let report = ended.report(exceeded, most);
+            wire::send(control, &Report::Ended(report)).step("report the end")
+        }
         Err(failure) => {
             wire::send(control, &Report::Failed(failure.to_string())).step("report a failure")?;
             Err(failure)
@@ -87,23 +94,31 @@ fn start(control: BorrowedFd<'_>) -> Result<Guest, StageError> {
         environment: spec.environment,
         directory: spec.directory,
     };
-    let child = spawn(spec.run_as, descriptors, &order)?;
-    let guest = Guest {
+    let (child, mut failure) = spawn(spec.run_as, descriptors, &order)?;
+    let mut guest = Guest {
         child,
         tree: Tree::led_by(session.as_raw_nonzero().get()),
         memory: spec.memory,
         cpu: Duration::from_micros(spec.cpu_micros),
     };
-    wire::send(control, &Report::Started(None)).step("report the start")?;
-    Ok(guest)
+    // To the end of the stream, which comes when the confiner has become somebody else, or has ended.
+    let mut said = String::new();
+    let heard = failure.read_to_string(&mut said).step("hear the confiner");
+    if said.is_empty() && heard.is_ok() {
+        return Ok(guest);
+    }
+    guest.kill_all()?;
+    heard?;
+    Err(io::Error::other(said)).step("confine the guest")
 }
 
-/// Starts the confiner, with exactly the descriptors that were handed over and one for its order.
+/// Starts the confiner, with exactly the descriptors that were handed over, and two more: one for its order, and one by
+/// which it says why it failed.
 fn spawn(
     run_as: Option<(u32, u32)>,
     descriptors: VecDeque<OwnedFd>,
     order: &ConfineSpec,
-) -> Result<Child, StageError> {
+) -> Result<(Child, PipeReader), StageError> {
     let Connections {
         channel,
         stdin,
@@ -111,21 +126,14 @@ fn spawn(
         stderr,
     } = handover::tell_apart(descriptors)?;
     let (order_to_read, mut order_to_write) = io::pipe().step("make a pipe")?;
-    // This one is inherited, on purpose; the confiner closes it.
-    rustix::io::fcntl_setfd(&order_to_read, FdFlags::empty()).step("pass a descriptor on")?;
-    #[cfg(target_os = "linux")]
-    if let Some((user, group)) = run_as {
-        // Opened by its name, it is checked for who owns it.
-        let (user, group) = (
-            rustix::fs::Uid::from_raw(user),
-            rustix::fs::Gid::from_raw(group),
-        );
-        rustix::fs::fchown(&order_to_read, Some(user), Some(group)).step("give a pipe away")?;
-    }
+    let (failure_to_read, failure_to_write) = io::pipe().step("make a pipe")?;
+    pass_on(&order_to_read, run_as).step("pass a descriptor on")?;
+    pass_on(&failure_to_write, run_as).step("pass a descriptor on")?;
     let mut command = Command::new(this_executable().step("find this executable")?);
     command
         .arg(CONFINER)
         .arg(order_to_read.as_raw_fd().to_string())
+        .arg(failure_to_write.as_raw_fd().to_string())
         .env_clear()
         .stdin(stdin)
         .stdout(stdout)
@@ -137,13 +145,29 @@ fn spawn(
         command.uid(user).gid(group);
     }
     let child = command.spawn().step("start the confiner")?;
-    drop((channel, order_to_read));
+    drop((channel, order_to_read, failure_to_write));
     let text = serde_json::to_vec(order)
         .map_err(io::Error::from)
         .step("encode the order for the confiner")?;
     // It reads to the end of this pipe before it does anything else; where it has died, so will the guest have.
     let _ = order_to_write.write_all(&text);
-    Ok(child)
+    Ok((child, failure_to_read))
+}
+
+/// Lets a pipe be inherited, on purpose; the confiner closes it.
+fn pass_on(pipe: impl AsFd, run_as: Option<(u32, u32)>) -> io::Result<()> {
+    rustix::io::fcntl_setfd(&pipe, FdFlags::empty())?;
+    // It is opened by its name, and on Linux checked for who owns it.
+    #[cfg(target_os = "linux")]
+    if let Some((user, group)) = run_as {
+        use rustix::fs::{Gid, Uid};
+
+        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+        rustix::fs::fchown(&pipe, Some(user), Some(group))?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = run_as;
+    Ok(())
 }
 
 /// What to start as another stage. On Linux by a name that is right even where its path cannot be reached.
@@ -156,9 +180,10 @@ fn this_executable() -> io::Result<std::path::PathBuf> {
 }
 
 impl Guest {
-    /// Watches until the guest has ended, or has used more than it may, or the daemon asks to stop, or the daemon is
-    /// gone. Then kills all of it, and reports.
-    fn watch(mut self, control: BorrowedFd<'_>) -> Result<(), StageError> {
+    /// Says that the guest runs, and watches until it has ended, or has used more than it may, or the daemon asks to
+    /// stop, or the daemon is gone. Returns what it has used too much of, and what was seen.
+    fn watch(&mut self, control: BorrowedFd<'_>) -> Result<(Option<Exit>, Found), StageError> {
+        wire::send(control, &Report::Started(None)).step("report the start")?;
         let ended = self.end().step("wait for the guest")?;
         let mut next = Instant::now() + INTERVAL;
         let mut most = Found::default();
@@ -187,17 +212,7 @@ impl Guest {
             exceeded = self.exceeded(most);
             next = Instant::now() + INTERVAL;
         }
-        let (status, usage) = self.kill_all()?;
-
-        let sampled_kib = most.memory >> 10;
-        let report = Ended {
-            how: exceeded.unwrap_or_else(|| exit_of(status)),
-            cpu_micros: usage
-                .cpu_micros
-                .max(u64::try_from(most.cpu.as_micros()).unwrap_or(u64::MAX)),
-            max_rss_kib: usage.max_rss_kib.unwrap_or(0).max(sampled_kib),
-        };
-        wire::send(control, &Report::Ended(report)).step("report the end")
+        Ok((exceeded, most))
     }
 
     fn exceeded(&self, most: Found) -> Option<Exit> {
@@ -236,7 +251,7 @@ impl Guest {
     }
 
     /// Kills the guest's group at once, and then everybody who belongs to it, until nobody is left.
-    fn kill_all(&mut self) -> Result<(ExitStatus, Used), StageError> {
+    fn kill_all(&mut self) -> Result<Buried, StageError> {
         let group = self.pid().step("kill the guest")?;
         // While parents live, children are known by them. Where this look fails, the sweep below makes do without.
         if let Ok(processes) = tree::list() {
@@ -249,26 +264,35 @@ impl Guest {
         let before = getrusage(UsageWho::RUSAGE_CHILDREN).step("ask for the usage")?;
         let status = self.child.wait().step("reap the guest")?;
         let after = getrusage(UsageWho::RUSAGE_CHILDREN).step("ask for the usage")?;
-        Ok((status, Used::between(&before, &after)))
-    }
-}
-
-/// What the guest's first process, and those that it waited for, have used.
-struct Used {
-    cpu_micros: u64,
-    /// `None` where another child of ours has used more.
-    max_rss_kib: Option<u64>,
-}
-
-impl Used {
-    fn between(before: &Usage, after: &Usage) -> Self {
         let micros = |usage: &Usage| {
             usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
         };
         let rss = |usage: &Usage| usage.max_rss().unsigned_abs() / RSS_PER_KIB;
-        Self {
-            cpu_micros: (micros(after) - micros(before)).unsigned_abs(),
-            max_rss_kib: (rss(after) > rss(before)).then(|| rss(after)),
+        Ok(Buried {
+            status,
+            cpu_micros: (micros(&after) - micros(&before)).unsigned_abs(),
+            max_rss_kib: (rss(&after) > rss(&before)).then(|| rss(&after)),
+        })
+    }
+}
+
+/// A guest that is dead, and all that it started.
+struct Buried {
+    status: ExitStatus,
+    /// Of its first process, and of those that it waited for.
+    cpu_micros: u64,
+    /// The same; `None` where another child of ours has used more.
+    max_rss_kib: Option<u64>,
+}
+
+impl Buried {
+    /// What the daemon is told, with what was seen while the guest lived.
+    fn report(&self, exceeded: Option<Exit>, most: Found) -> Ended {
+        let sampled_micros = u64::try_from(most.cpu.as_micros()).unwrap_or(u64::MAX);
+        Ended {
+            how: exceeded.unwrap_or_else(|| exit_of(self.status)),
+            cpu_micros: self.cpu_micros.max(sampled_micros),
+            max_rss_kib: self.max_rss_kib.unwrap_or(0).max(most.memory >> 10),
         }
     }
 }

@@ -65,6 +65,17 @@ const WRITING: [&str; 5] = [
     "file-write-flags",
 ];
 
+/// Every word of these expressions.
+fn symbols(forms: &[Expression], found: &mut Vec<String>) {
+    for form in forms {
+        match form {
+            Expression::Symbol(symbol) => found.push(symbol.clone()),
+            Expression::List(list) => symbols(list, found),
+            Expression::Text(_) => {}
+        }
+    }
+}
+
 #[test]
 fn it_is_well_formed_and_names_only_operations_that_are_known() {
     // The reader refuses everything else; this counts that there was something to refuse.
@@ -72,15 +83,6 @@ fn it_is_well_formed_and_names_only_operations_that_are_known() {
     assert!(profile.rules.len() > 20);
     // Whatever is known is used: a name nobody uses would hide a typing error.
     let (text, _) = text_and_parameters();
-    fn symbols(forms: &[Expression], found: &mut Vec<String>) {
-        for form in forms {
-            match form {
-                Expression::Symbol(symbol) => found.push(symbol.clone()),
-                Expression::List(list) => symbols(list, found),
-                Expression::Text(_) => {}
-            }
-        }
-    }
     let mut found = Vec::new();
     symbols(&read(&text).unwrap(), &mut found);
     // Ways to name a part of what a rule with a star is about; no rule needs them at present.

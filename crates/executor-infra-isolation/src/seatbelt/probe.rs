@@ -96,11 +96,18 @@ pub(super) async fn start(config: SeatbeltConfig) -> Result<SeatbeltSandbox, Sta
         source: io::Error::other(panicked),
     })??;
 
+    let tool_version = tool_version(
+        &engine.tool,
+        tokio::fs::read_to_string(SYSTEM_VERSION)
+            .await
+            .ok()
+            .as_deref(),
+    );
     let mut sandbox = SeatbeltSandbox {
         description: SandboxDescription {
             isolation: "seatbelt",
             platform: platform(),
-            tool_version: engine.tool.display().to_string(),
+            tool_version,
             walls: walls::describe(
                 engine.run_as.map(|(user, _)| user),
                 rustix::process::geteuid().as_raw(),
@@ -147,6 +154,22 @@ pub(super) async fn start(config: SeatbeltConfig) -> Result<SeatbeltSandbox, Sta
     sandbox.runtimes = runtimes;
     check::warn_of_missing(&sandbox.description.walls);
     Ok(sandbox)
+}
+
+/// Where macOS says which one it is (`sw_vers(1)`).
+const SYSTEM_VERSION: &str = "/System/Library/CoreServices/SystemVersion.plist";
+
+/// sandbox-exec tells no version; it changes with the system that it is part of.
+fn tool_version(tool: &Path, system: Option<&str>) -> String {
+    let version = system.and_then(|plist| {
+        let after = plist.split_once("<key>ProductVersion</key>")?.1;
+        let value = after.trim_start().strip_prefix("<string>")?;
+        Some(value.split_once("</string>")?.0)
+    });
+    match version {
+        Some(version) => format!("{} of macOS {version}", tool.display()),
+        None => tool.display().to_string(),
+    }
 }
 
 /// The kernel's name for what we run on.
@@ -280,5 +303,24 @@ pub async fn examine(config: SeatbeltConfig) -> Vec<Check> {
     match SeatbeltSandbox::start(config).await {
         Ok(sandbox) => check::of(sandbox.description, &sandbox.searched, &sandbox.refused),
         Err(error) => check::no_sandbox(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tools_version_is_that_of_its_system() {
+        let tool = Path::new("/usr/bin/sandbox-exec");
+        let plist = "<dict>\n\t<key>ProductName</key>\n\t<string>macOS</string>\n\t\
+                     <key>ProductVersion</key>\n\t<string>15.5</string>\n</dict>";
+        assert_eq!(
+            tool_version(tool, Some(plist)),
+            "/usr/bin/sandbox-exec of macOS 15.5"
+        );
+        for none in [None, Some(""), Some("<key>ProductVersion</key>")] {
+            assert_eq!(tool_version(tool, none), "/usr/bin/sandbox-exec");
+        }
     }
 }

@@ -40,9 +40,7 @@ pub(super) fn become_guest(
     // Closed by itself when this has become the guest: that is how the keeper knows.
     let mut complaints =
         take_over(complaints, OpenOptions::new().write(true)).step("take over a descriptor")?;
-    let failure = match prepare_and_exec(order) {
-        Err(failure) => failure,
-    };
+    let Err(failure) = prepare_and_exec(order);
     // Nobody else is there to be told if this fails.
     let _ = complaints.write_all(failure.to_string().as_bytes());
     Err(failure)

@@ -150,7 +150,7 @@ expect "a child in the background is dead" "$(pgrep -f "sleep $marker" | wc -l |
 guest shell "(sleep $marker &) ; sleep 1" >/dev/null
 expect "an orphan is dead" "$(pgrep -f "sleep $marker" | wc -l | tr -d ' ')" 0
 pkill -f "sleep $marker"
-left=$(find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'sandbox-executor-*' | wc -l | tr -d ' ')
+left=$(find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'sandbox-runs-*' | wc -l | tr -d ' ')
 expect "no directory of a run is left" "$left" 0
 
 section "suites"

@@ -7,8 +7,8 @@ use executor_infra_isolation::seatbelt::{
 use sandbox_executor_tests::sbpl::{Expression, OPERATIONS, Profile, Target, read};
 
 const WORKSPACE: &str = "/Users/me/executor/sessions/s1";
-const PRIVATE: &str = "/private/var/folders/ab/T/sandbox-executor-7/3/private";
-const SCRIPT: &str = "/private/var/folders/ab/T/sandbox-executor-7/3/main.sh";
+const PRIVATE: &str = "/private/var/folders/ab/T/sandbox-runs-7/3/private";
+const SCRIPT: &str = "/private/var/folders/ab/T/sandbox-runs-7/3/main.sh";
 
 /// Everything that a Mac may have installed.
 fn software() -> Vec<String> {
@@ -150,8 +150,8 @@ fn homes_and_other_sessions_are_closed_to_readers() {
             "/Users/me/executor/sessions/s11/x",
             "/private/var/root/.profile",
             "/private/var/folders/ab/T/other",
-            "/private/var/folders/ab/T/sandbox-executor-7/4/private/tmp/x",
-            "/private/var/folders/ab/T/sandbox-executor-7/3/stdin",
+            "/private/var/folders/ab/T/sandbox-runs-7/4/private/tmp/x",
+            "/private/var/folders/ab/T/sandbox-runs-7/3/stdin",
             "/private/tmp/x",
             "/Volumes/Backup/Users/me/x",
             // The same files by the names that the file system has for them besides.
@@ -201,7 +201,7 @@ fn everything_outside_is_closed_to_writers() {
             "/Users/me/executor/sessions/x",
             "/Users/me/executor/sessions/s11/x",
             SCRIPT,
-            "/private/var/folders/ab/T/sandbox-executor-7/3/x",
+            "/private/var/folders/ab/T/sandbox-runs-7/3/x",
             "/private/var/folders/ab/T/x",
             "/private/tmp/x",
             "/private/etc/hosts",
@@ -320,7 +320,7 @@ fn other_processes_are_out_of_reach() {
             "/Users/me/bin/x",
             // What a guest has written is read by interpreters, and not started as a program.
             "/Users/me/executor/sessions/s1/x",
-            "/private/var/folders/ab/T/sandbox-executor-7/3/private/tmp/x",
+            "/private/var/folders/ab/T/sandbox-runs-7/3/private/tmp/x",
         ],
     );
 }

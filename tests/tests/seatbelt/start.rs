@@ -167,7 +167,7 @@ async fn an_interpreter_that_does_not_run_costs_its_language_and_no_other() {
 #[tokio::test]
 async fn nothing_of_a_sandbox_is_left_when_it_is_gone() {
     let (stand_in, sandbox) = seatbelt().await;
-    let place = format!("sandbox-executor-{}-", std::process::id());
+    let place = format!("sandbox-runs-{}-", std::process::id());
     let areas = stand_in.calls().into_iter().flatten().filter_map(|word| {
         let value = word.strip_prefix("PRIVATE=")?.to_owned();
         Some(Path::new(&value).ancestors().nth(2)?.to_owned())

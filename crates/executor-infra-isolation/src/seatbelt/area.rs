@@ -32,8 +32,9 @@ const REMOVE: &str = "/bin/rm";
 /// Gives directories back the permissions that a guest took away.
 const CHANGE_MODE: &str = "/bin/chmod";
 
-/// What the names of our directories begin with, before the number of the process that made them.
-const PREFIX: &str = "sandbox-executor-";
+/// What the names of our directories begin with, before the number of the process that made them. Not what temporary
+/// workspaces begin with: whoever removes abandoned ones goes by the name.
+const PREFIX: &str = "sandbox-runs-";
 
 /// The directory of one run. Removed on drop, which blocks.
 #[derive(Debug)]

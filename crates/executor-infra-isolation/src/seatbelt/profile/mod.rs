@@ -141,8 +141,8 @@ mod tests {
     fn policy(software: &[String]) -> Policy<'_> {
         Policy {
             workspace: "/Users/me/sessions/s1",
-            private: "/private/var/folders/ab/T/sandbox-executor-1/7/private",
-            script: "/private/var/folders/ab/T/sandbox-executor-1/7/main.sh",
+            private: "/private/var/folders/ab/T/sandbox-runs-1/7/private",
+            script: "/private/var/folders/ab/T/sandbox-runs-1/7/main.sh",
             software,
         }
     }

@@ -1,4 +1,5 @@
-"""Checks that a file is a Mach-O executable as macOS starts it: `inspect_macho.py FILE ARCHITECTURE OLDEST-MACOS`.
+"""Checks that a file is a Mach-O executable as macOS starts it: `inspect_macho.py FILE ARCHITECTURE MACOS`, where the last
+is the version of macOS on which it must start, and on every later one.
 
 The format: <mach-o/loader.h>. What cannot be understood is a failure.
 """
@@ -39,15 +40,16 @@ def main(path, architecture, oldest):
             signed = True
         elif kind == BUILD_VERSION:
             (version,) = struct.unpack_from("<I", body, 12)
-            minimum = f"{version >> 16}.{version >> 8 & 0xFF}"
+            minimum = (version >> 16, version >> 8 & 0xFF)
     foreign = [name for name in libraries if not name.startswith(SYSTEM)]
     if foreign:
         sys.exit(f"{path}: needs libraries that no Mac has: {foreign}")
     if architecture == "aarch64" and not signed:
         sys.exit(f"{path}: not signed")
-    if minimum != oldest:
-        sys.exit(f"{path}: for macOS {minimum}, not {oldest}")
-    print(f"{path}: {architecture}, macOS {minimum}, {len(data) >> 10} KiB, {', '.join(libraries)}")
+    if minimum is None or minimum > tuple(map(int, oldest.split("."))):
+        sys.exit(f"{path}: needs macOS {minimum}, later than {oldest}")
+    since = ".".join(map(str, minimum))
+    print(f"{path}: {architecture}, macOS {since} and later, {len(data) >> 10} KiB, {', '.join(libraries)}")
 
 
 main(*sys.argv[1:])

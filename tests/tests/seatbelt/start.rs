@@ -1,15 +1,11 @@
 //! Whether the adapter starts, and what it says where it must not.
 
-use std::{
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use executor_application::{CancellationToken, Sandbox, SandboxError};
 use executor_domain::Language;
 use executor_infra_isolation::seatbelt::{
-    Layout, SeatbeltConfig, SeatbeltSandbox, Software, StartError, examine,
+    Layout, SeatbeltConfig, SeatbeltSandbox, StartError, examine,
 };
 
 use super::support::{
@@ -129,24 +125,12 @@ async fn health_is_tried_and_not_remembered() {
 async fn an_interpreter_that_does_not_run_costs_its_language_and_no_other() {
     let stand_in = StandIn::new();
     let directory = passable_directory();
-    let node = directory.path().join("node");
-    fs::write(&node, "#!/bin/sh\necho broken >&2\nexit 7\n").unwrap();
-    fs::set_permissions(&node, Permissions::from_mode(0o755)).unwrap();
+    // Whatever it is asked, it ends with 1.
+    symlink("/usr/bin/false", directory.path().join("node")).unwrap();
     let place: &'static str = String::leak(directory.path().to_str().unwrap().to_owned());
-    let here = Layout::HERE;
     let layout = Layout {
-        search: Vec::leak([&[place][..], here.search].concat()),
-        software: Vec::leak(
-            [
-                &[Software {
-                    root: place,
-                    parts: &[""],
-                }][..],
-                here.software,
-            ]
-            .concat(),
-        ),
-        ..here
+        search: Vec::leak([&[place][..], Layout::HERE.search].concat()),
+        ..Layout::HERE
     };
     let config = || SeatbeltConfig {
         layout,
@@ -161,7 +145,8 @@ async fn an_interpreter_that_does_not_run_costs_its_language_and_no_other() {
         .find(|check| check.name == "javascript")
         .unwrap();
     assert!(!node.passed && !node.essential);
-    assert!(node.detail.contains("broken"), "{}", node.detail);
+    let said = format!("{place}/node does not run in the sandbox: Some(Code(1))");
+    assert!(node.detail.contains(&said), "{}", node.detail);
 }
 
 #[tokio::test]

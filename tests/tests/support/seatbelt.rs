@@ -6,6 +6,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 #[cfg(target_os = "linux")]
@@ -56,7 +57,13 @@ impl StandIn {
             "stand-in-sandbox-exec",
             env!("CARGO_BIN_EXE_stand-in-sandbox-exec"),
         );
-        fs::copy(source, directory.path().join("sandbox-exec")).unwrap();
+        // By another process: were it this one that writes, a process that another test starts meanwhile would hold the
+        // copy open for writing for a moment, and nobody could execute it (execve(2), ETXTBSY).
+        let copied = Command::new("/bin/cp")
+            .arg(source)
+            .arg(directory.path().join("sandbox-exec"))
+            .status();
+        assert!(copied.unwrap().success());
         let stand_in = Self(directory);
         let calls = stand_in.calls_path();
         fs::write(&calls, "").unwrap();

@@ -1,6 +1,10 @@
 //! What the use cases need of the world, as traits. Each doc comment binds whoever implements the trait.
 
+mod files;
+mod output;
 mod reports;
+mod store;
+mod telemetry;
 
 use std::{error::Error, path::Path, path::PathBuf};
 
@@ -12,11 +16,26 @@ use executor_domain::{
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::description::SandboxDescription;
+use crate::description::{SandboxDescription, Wall};
 
+pub use files::{
+    ArchiveFormat, Condition, Content, DiskUse, Entry, EntryKind, FilesError, Found, Holdings,
+    ListQuery, Listing, Overflow, SessionFiles, SessionUse, Stored, Upload,
+};
+pub use output::{Listener, OutputListener, OutputStream};
 pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
+pub use store::{Cursor, ExecutionStore, Fingerprint, Kept, Page, Query, Summary};
+pub use telemetry::{
+    AnsweredRequest, EndedRun, Instruments, Levels, Telemetry, TextFormat, Traces, WarmSlots,
+};
 #[cfg(any(test, feature = "mocks"))]
-pub use reports::{MockControlPlane, MockOutbox};
+pub use {
+    files::MockSessionFiles,
+    output::MockOutputListener,
+    reports::{MockControlPlane, MockOutbox},
+    store::MockExecutionStore,
+    telemetry::{MockTelemetry, MockTraces},
+};
 
 /// Whatever an adapter failed with.
 pub type PortError = Box<dyn Error + Send + Sync>;
@@ -40,6 +59,8 @@ pub struct Job {
     pub limits: ResourceLimit,
     /// The session's directory on the host; it exists and the guest may write to it.
     pub workspace: PathBuf,
+    /// Who hears what the guest writes, while it runs.
+    pub listener: Listener,
 }
 
 /// Why a sandbox could not do its part. What a *guest* does wrong is an [`Outcome`], never one of these.
@@ -74,6 +95,8 @@ pub trait Sandbox: Send + Sync {
     /// - When `cancel` is cancelled, MUST kill the guest and return [`executor_domain::Ending::Cancelled`], unless the
     ///   guest had ended by then.
     /// - When the future is dropped, the guest MUST die as well; nobody waits for that.
+    /// - What the guest writes MUST be told to the job's listener as soon as it is read, and of each stream exactly what
+    ///   the outcome holds of it or the beginning of that: nothing from beyond the cap.
     async fn run(&self, job: Job, cancel: CancellationToken) -> Result<Outcome, SandboxError>;
 
     /// Whether a guest can be started now. MUST try it for real, with a guest of our own.
@@ -107,6 +130,9 @@ pub trait Workspaces: Send + Sync {
 
     /// Where workspaces are kept, for people.
     fn root(&self) -> &Path;
+
+    /// Whether the size of a workspace is bounded, and how.
+    fn quota(&self) -> Wall;
 }
 
 /// The directory of a session, opened for one run.
@@ -119,6 +145,11 @@ pub trait Workspace: Send + Sync {
     /// Regular files created or changed since the workspace was opened. MUST NOT follow a link, nor read anything but
     /// regular files, and MUST be bounded in count, bytes, depth and time: a guest made all of this.
     async fn changes(&self) -> Result<Artifacts, WorkspaceError>;
+
+    /// Waits until the workspace takes more than `max_bytes`, or has more files than it may; for ever where that never
+    /// happens. Notices it while a run writes: how late, is the adapter's to say. Ready at once where a workspace was
+    /// over its bounds before, and with `None` where nobody looks. Cancel safe.
+    async fn overflows(&self, max_bytes: u64) -> Option<Overflow>;
 }
 
 /// Tells the time of day. For people and reports: what is measured runs on tokio's clock.

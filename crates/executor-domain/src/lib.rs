@@ -18,6 +18,8 @@ mod limits;
 mod outcome;
 mod source;
 mod time;
+mod trace;
+mod workspace_path;
 
 pub use artifact::{Artifact, ArtifactKind, Artifacts};
 pub use environment::{EnvironmentError, GuestEnvironment};
@@ -30,6 +32,9 @@ pub use limits::{
 };
 pub use outcome::{
     CapturedOutput, Clock, CrashCause, Ending, GuestError, LimitHit, Outcome, Reason, Start, Usage,
+    unfinished_tail,
 };
 pub use source::{InvalidSource, MAX_CODE_BYTES, Source};
 pub use time::Timestamp;
+pub use trace::{InvalidTraceParent, TraceParent};
+pub use workspace_path::{InvalidPath, WorkspacePath, is_deceptive};

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use executor_application::Job;
+use executor_application::{Job, Listener};
 use executor_domain::{Language, ResourceLimit};
 
 use crate::{
@@ -33,6 +33,8 @@ pub(crate) struct Program {
     pub stdin: String,
     /// What it is told on its channel; `None`: it has none.
     pub job: Option<supervisor::Job>,
+    /// Who hears what it writes.
+    pub listener: Listener,
 }
 
 /// Where a guest finds itself, as far as its adapter decides.
@@ -123,6 +125,7 @@ impl Runtime {
                 event: job.event,
                 memory_limit_mb,
             }),
+            listener: job.listener,
         };
         Prepared { program, note }
     }

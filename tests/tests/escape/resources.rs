@@ -57,6 +57,8 @@ fn one_process_has_limits() {
             ("EMFILE", &["too many open files", "a message queue"]),
             ("False", &["core dumped"]),
             ("", &["files beside ours"]),
+            ("16", &["pseudo-terminals"]),
+            ("ENOSPC", &["one more pseudo-terminal"]),
             (
                 "ValueError",
                 &[
@@ -64,6 +66,7 @@ fn one_process_has_limits() {
                     "raise RLIMIT_FSIZE",
                     "raise RLIMIT_NPROC",
                     "raise RLIMIT_CPU",
+                    "raise RLIMIT_STACK",
                 ],
             ),
         ],
@@ -230,23 +233,4 @@ fn what_one_run_takes_another_does_not_miss() {
         expect(&outcome, &[(first, &["first"])]);
     });
     assert_eq!(outcome.ending, Ending::Cancelled);
-}
-
-#[test]
-fn a_workspace_is_bounded() {
-    let workspace = Workspace::new();
-    let job = guest!(python "fill_workspace").script(&workspace);
-    let outcome = run(with_limits(
-        |wish| {
-            wish.max_file_size_mb = Some(1);
-            wish.max_workspace_mb = Some(2);
-        },
-        job,
-    ));
-    let fourth = if gap("workspace_quota", "workspace") {
-        "ok"
-    } else {
-        "ENOSPC|EDQUOT"
-    };
-    expect(&outcome, &[(fourth, &["the fourth MiB"])]);
 }

@@ -1,14 +1,15 @@
 //! Makes the sandbox ready and proves that it holds, by real runs of our own, before anybody may use it.
 
 use std::{
-    io,
+    collections::BTreeMap,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
 
-use executor_application::{CancellationToken, SandboxDescription};
+use executor_application::{CancellationToken, Listener, SandboxDescription};
 use executor_domain::{Language, ResourceLimit};
 use thiserror::Error;
 
@@ -207,6 +208,20 @@ fn identity(config: &BwrapConfig) -> Result<(Option<(u32, u32)>, GuestIdentity),
     Ok((Some((user, group)), GuestIdentity::Own(user)))
 }
 
+/// The daemon's own namespaces, by kind.
+fn own_namespaces() -> BTreeMap<String, String> {
+    let link = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let kind = entry.file_name().into_string().ok()?;
+        Some((kind, link.to_string_lossy().into_owned()))
+    };
+    fs::read_dir("/proc/self/ns")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| link(entry.ok()?))
+        .collect()
+}
+
 /// Asks an interpreter for its version, inside a sandbox whose walls are looked at.
 pub(super) async fn version(
     engine: &Engine,
@@ -232,6 +247,7 @@ impl Trial for Ours<'_> {
             files: Vec::new(),
             stdin,
             job: None,
+            listener: Listener::none(),
         };
         let run = self
             .engine
@@ -243,7 +259,9 @@ impl Trial for Ours<'_> {
                 &CancellationToken::new(),
             )
             .await?;
-        match run.finished.inspection.as_ref().map(walls::breaches) {
+        let host = own_namespaces();
+        let seen = run.finished.inspection.as_ref();
+        match seen.map(|seen| walls::breaches(seen, &host)) {
             Some(breaches) if breaches.is_empty() => Ok(run.finished),
             Some(breaches) => Err(StartError::Breached(breaches)),
             None => Err(StartError::Breached(vec!["nobody has looked".into()])),

@@ -124,6 +124,7 @@ impl Engine {
             wall_time: limits.wall_time(),
             cpu_time: limits.cpu_time(),
             max_output: usize::try_from(limits.max_output_bytes()).unwrap_or(usize::MAX),
+            listener: program.listener,
             max_result: MAX_RESULT_BYTES,
         };
         let finished = self.supervisor.run(order, &mut plan, cancel).await;

@@ -18,7 +18,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use executor_application::{CancellationToken, Job, Sandbox, SandboxDescription, SandboxError};
+use executor_application::{
+    CancellationToken, Job, OutputStream, Sandbox, SandboxDescription, SandboxError,
+};
 use executor_domain::{Language, Outcome, ResourceLimit};
 
 use self::engine::Engine;
@@ -112,6 +114,7 @@ impl Sandbox for SeatbeltSandbox {
         let workspace = real(&job.workspace).await?;
         let area = self.engine.area().await.map_err(translate)?;
         let surroundings = self.engine.surroundings(&area).map_err(translate)?;
+        let listener = job.listener.clone();
         let mut prepared = runtime.prepare(job, &surroundings);
         let note = prepared.note.take();
         let engine = Arc::clone(&self.engine);
@@ -133,6 +136,7 @@ impl Sandbox for SeatbeltSandbox {
         dropped.disarm();
         let mut outcome = judge(&program, finished, None);
         if let Some(note) = note {
+            listener.wrote(OutputStream::Stderr, note.as_bytes());
             outcome.stderr.bytes.extend_from_slice(note.as_bytes());
         }
         Ok(outcome)

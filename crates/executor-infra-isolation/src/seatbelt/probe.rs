@@ -7,7 +7,7 @@ use std::{
     sync::atomic::AtomicU64,
 };
 
-use executor_application::{CancellationToken, SandboxDescription};
+use executor_application::{CancellationToken, Listener, SandboxDescription};
 use executor_domain::{Language, ResourceLimit};
 use thiserror::Error;
 
@@ -256,6 +256,7 @@ pub(super) async fn try_walls(
         }],
         stdin: String::new(),
         job: None,
+        listener: Listener::none(),
     };
     let run = engine
         .run(area, program, limits, None, &CancellationToken::new())
@@ -289,6 +290,7 @@ impl Trial for Ours<'_> {
             files: Vec::new(),
             stdin,
             job: None,
+            listener: Listener::none(),
         };
         let nobody = CancellationToken::new();
         Ok(self

@@ -147,10 +147,6 @@ pub(super) fn describe(own_user: Option<u32>, daemon: u32) -> Vec<Wall> {
             "the bytes of temporary files are limited file by file (RLIMIT_FSIZE), not in all",
         ),
         Wall::off(
-            "workspace_quota",
-            "the bytes of a workspace are limited file by file (RLIMIT_FSIZE), not in all",
-        ),
-        Wall::off(
             "supported_tool",
             "Apple calls sandbox-exec deprecated, and documents its language nowhere: a release of macOS may change either",
         ),

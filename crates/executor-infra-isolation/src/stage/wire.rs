@@ -5,7 +5,7 @@
 
 #[cfg(target_os = "linux")]
 use std::path::PathBuf;
-use std::{io, os::fd::BorrowedFd};
+use std::{collections::BTreeMap, io, os::fd::BorrowedFd};
 
 use rustix::net::SendFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -49,6 +49,8 @@ pub(crate) struct InitSpec {
     pub files: Vec<SmallFile>,
     /// Mounts that get bounds.
     pub bounded: Vec<BoundedMount>,
+    /// Most pseudo-terminals in `/dev/pts`.
+    pub pseudo_terminals: u32,
     /// Mounts that become read-only.
     pub sealed: Vec<String>,
     /// User and group ids that the guest sees itself as.
@@ -181,6 +183,12 @@ pub(crate) struct Inspection {
     pub interfaces: Vec<String>,
     /// Process ids in `/proc`.
     pub processes: Vec<u32>,
+    /// Which namespaces this is in, by kind: what the links in `/proc/self/ns` say.
+    pub namespaces: BTreeMap<String, String>,
+    /// `/proc/self/limits`
+    pub limits: String,
+    /// Whether the guest, who is the same user, may not look into the init (`PR_GET_DUMPABLE`, prctl(2)).
+    pub opaque: bool,
     /// What the kernel said to another user namespace; `None`: it made one.
     pub user_namespace_refused: Option<String>,
 }

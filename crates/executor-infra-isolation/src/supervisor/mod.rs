@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use executor_application::{Listener, OutputStream};
 use executor_domain::{CapturedOutput, Event, ExecutionId, SessionId, Source};
 use rustix::{
     fs::{Gid, Uid},
@@ -27,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::capture::capture;
+use self::capture::{Hearer, capture};
 use crate::{
     guest::{
         channel::{EncodeError, GuestFrames, GuestMessage, JobFrames, JobHeader},
@@ -114,6 +115,8 @@ pub(crate) struct Order {
     pub cpu_time: Duration,
     /// Bytes to keep of each of stdout and stderr.
     pub max_output: usize,
+    /// Who hears them as they come.
+    pub listener: Listener,
     /// Bytes that a result may have.
     pub max_result: usize,
 }
@@ -268,11 +271,25 @@ impl Supervisor {
             ),
             None => None,
         };
+        let hears = |stream| Hearer {
+            listener: &order.listener,
+            stream,
+        };
         let (verdict, ended) = {
             let mut traffic = pin!(async {
                 tokio::join!(
-                    capture(ours.stdout, order.max_output, &mut stdout),
-                    capture(ours.stderr, order.max_output, &mut stderr),
+                    capture(
+                        ours.stdout,
+                        order.max_output,
+                        &mut stdout,
+                        hears(OutputStream::Stdout)
+                    ),
+                    capture(
+                        ours.stderr,
+                        order.max_output,
+                        &mut stderr,
+                        hears(OutputStream::Stderr)
+                    ),
                     converse(ours.channel, job.as_ref(), &mut frames, &mut message),
                 )
             });

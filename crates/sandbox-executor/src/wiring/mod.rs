@@ -8,22 +8,29 @@ mod clock;
     path = "elsewhere.rs"
 )]
 mod platform;
+mod reports;
+mod store;
 
 use std::{path::PathBuf, sync::Arc};
 
 use executor_application::{
-    CheckHealth, Clock, ExecuteCode, Options, Retention, Sandbox, WorkspaceError, Workspaces,
+    CheckHealth, CleanUp, Clock, ExecuteCode, ExecutionStore, Instruments, ManageSessions, Options,
+    Outbox, Retention, Sandbox, SessionFiles, Traces, WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 use executor_domain::{RequestedLimits, ResourceLimit};
+use executor_infra_control_plane::OptionsError;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 use executor_infra_isolation::Check;
+use executor_infra_telemetry::Counters;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
 use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
 
 pub use clock::SystemClock;
 pub use platform::{IsolationError, examine};
+pub use reports::control_plane;
+pub use store::StoreFailure;
 
 use crate::{config::Config, exit::Exit};
 
@@ -74,15 +81,29 @@ pub enum StartError {
     /// The workspaces cannot be used.
     #[error("the workspaces cannot be used; see WORKSPACE_PATH")]
     Workspaces(#[source] WorkspaceError),
+    /// Executions and results cannot be kept.
+    #[error("executions and results cannot be kept; see STATE_PATH")]
+    Store(#[source] StoreFailure),
+    /// The control plane cannot be talked to, whether or not it is there.
+    #[error("the control plane cannot be talked to; see CONTROL_PLANE_URL")]
+    ControlPlane(#[source] OptionsError),
 }
 
 impl StartError {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Isolation(_) => Exit::Unavailable,
-            Self::Workspaces(_) => Exit::Usage,
+            Self::Workspaces(_) | Self::Store(_) | Self::ControlPlane(_) => Exit::Usage,
         }
     }
+}
+
+/// A use case whose results outlive the process, as far as the configuration says so.
+pub struct Lasting {
+    /// The use case.
+    pub executor: ExecuteCode,
+    /// Reports that are not delivered yet. Empty where nothing is reported.
+    pub outbox: Arc<dyn Outbox>,
 }
 
 /// Every adapter that the use cases need.
@@ -92,8 +113,12 @@ pub struct Adapters {
     pub sandbox: Arc<dyn Sandbox>,
     /// Keeps workspaces.
     pub workspaces: Arc<dyn Workspaces>,
+    /// Brings and fetches their files.
+    pub files: Arc<dyn SessionFiles>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
+    /// Are told what happens.
+    pub instruments: Instruments,
     /// Whether the root of the workspaces is the only workspace.
     single: bool,
 }
@@ -125,17 +150,69 @@ impl Adapters {
         config: &Config,
         place: WorkspacePlace,
     ) -> Self {
+        let workspaces = Arc::new(workspaces);
         Self {
             sandbox,
             single: place == WorkspacePlace::Configured && config.session.is_some(),
-            workspaces: Arc::new(workspaces),
+            files: Arc::clone(&workspaces) as Arc<_>,
+            workspaces,
             clock: Arc::new(SystemClock),
+            instruments: Instruments {
+                telemetry: Arc::new(Counters::new(env!("CARGO_PKG_VERSION"))),
+                ..Instruments::default()
+            },
         }
     }
 
-    /// The use case on top of these adapters.
+    /// The same with links to the traces of others, if there are any.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Option<Arc<dyn Traces>>) -> Self {
+        if let Some(traces) = traces {
+            self.instruments.traces = traces;
+        }
+        self
+    }
+
+    /// The use case on top of these adapters, which forgets everything with the process.
     pub fn execute_code(&self, config: &Config) -> ExecuteCode {
-        let options = Options {
+        ExecuteCode::new(
+            Arc::clone(&self.sandbox),
+            Arc::clone(&self.workspaces),
+            Arc::clone(&self.clock),
+            self.options(config),
+        )
+    }
+
+    /// The use case on top of these adapters and the configured store, with what an earlier process left unfinished
+    /// brought to an end. Blocks while the store is opened: for a second or so where it is large.
+    pub async fn lasting_execute_code(&self, config: &Config) -> Result<Lasting, StartError> {
+        let store =
+            store::open(config, self.workspaces.root(), self.single).map_err(StartError::Store)?;
+        let executor = ExecuteCode::with_store(
+            Arc::clone(&self.sandbox),
+            Arc::clone(&self.workspaces),
+            Arc::clone(&self.clock),
+            Arc::clone(&store) as Arc<dyn ExecutionStore>,
+            self.options(config),
+        );
+        let lost = executor
+            .recover()
+            .await
+            .map_err(|error| StartError::Store(StoreFailure::Recover(error)))?;
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "executions of an earlier process have crashed with it"
+            );
+        }
+        Ok(Lasting {
+            executor,
+            outbox: store,
+        })
+    }
+
+    fn options(&self, config: &Config) -> Options {
+        Options {
             capacity: config.capacity,
             policy: config.limits,
             retention: Retention {
@@ -144,17 +221,34 @@ impl Adapters {
             },
             only_session: self.single.then(|| config.session.clone()).flatten(),
             cancel_abandoned: config.cancel_on_disconnect,
-        };
-        ExecuteCode::new(
-            Arc::clone(&self.sandbox),
-            Arc::clone(&self.workspaces),
-            Arc::clone(&self.clock),
-            options,
-        )
+            instruments: self.instruments.clone(),
+        }
     }
 
-    /// The REST interface of the use case.
-    pub fn api(&self, config: &Config, executor: ExecuteCode) -> ApiState {
+    /// The use case that looks after the sessions of this executor.
+    pub fn manage_sessions(&self, config: &Config, executor: ExecuteCode) -> Arc<ManageSessions> {
+        let clean_up = CleanUp {
+            ttl: config.workspace_ttl,
+            high_water_percent: config.workspace_high_water,
+            // Sessions may be kept for seconds, and are then looked for as often.
+            period: config.workspace_ttl.min(CleanUp::default().period),
+            ..CleanUp::default()
+        };
+        Arc::new(ManageSessions::new(
+            Arc::clone(&self.files),
+            executor,
+            Arc::clone(&self.clock),
+            clean_up,
+        ))
+    }
+
+    /// The REST interface of the use cases.
+    pub fn api(
+        &self,
+        config: &Config,
+        executor: ExecuteCode,
+        sessions: Arc<ManageSessions>,
+    ) -> ApiState {
         let health = CheckHealth::new(
             executor.clone(),
             Arc::clone(&self.sandbox),
@@ -163,13 +257,15 @@ impl Adapters {
         let options = ApiOptions {
             access: match config.inbound_token() {
                 Some(token) => Access::Bearer(BearerToken::new(token.expose())),
+                None if config.listen.ip().is_loopback() => Access::ThisHost,
                 None => Access::Anyone,
             },
             max_body_bytes: config.max_body_bytes,
+            answer_later: config.async_by_default,
             version: env!("CARGO_PKG_VERSION"),
             ..ApiOptions::default()
         };
-        ApiState::new(executor, Arc::new(health), options)
+        ApiState::new(executor, Arc::new(health), options).with_sessions(sessions)
     }
 
     /// Where a session's files are on the host.
@@ -196,6 +292,7 @@ fn probe_limits(config: &Config) -> Option<ResourceLimit> {
 fn workspaces(config: &Config, place: WorkspacePlace) -> Result<SessionWorkspaces, WorkspaceError> {
     let options = WorkspaceOptions {
         owner: guests_apart(config).map(|(uid, gid)| Owner { uid, gid }),
+        max_files: config.max_workspace_files,
         ..WorkspaceOptions::default()
     };
     match place {

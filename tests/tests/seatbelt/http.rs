@@ -40,7 +40,9 @@ impl Daemon {
         let config = loaded.unwrap().config;
         let adapters =
             Adapters::around(Arc::new(sandbox), &config, WorkspacePlace::Configured).unwrap();
-        let api = adapters.api(&config, adapters.execute_code(&config));
+        let executor = adapters.execute_code(&config);
+        let sessions = adapters.manage_sessions(&config, executor.clone());
+        let api = adapters.api(&config, executor, sessions);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         // Ends with the test's runtime.

@@ -20,6 +20,10 @@ quickstart:
 bench:
     cargo bench --locked -p sandbox-executor-tests
 
+# Link the executables for macOS, from Linux.
+dist-macos:
+    scripts/dist-macos
+
 fmt:
     cargo fmt --all
 

@@ -1,1 +1,3 @@
-//! Suites that cross crates.
+//! What executables and suites of this package share.
+
+pub mod sbpl;

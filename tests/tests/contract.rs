@@ -14,7 +14,7 @@ use executor_application::{
     CancellationToken, Job, Listener, OutputListener, OutputStream, Sandbox, fake::FakeSandbox,
 };
 use executor_domain::{Clock, CrashCause, Ending, Language, LimitHit, Outcome, Reason};
-use support::{Workspace, limits, run};
+use support::{Workspace, limits, run, seatbelt::gap};
 
 /// What a guest does, told without saying in which language.
 #[derive(Clone, Copy)]
@@ -62,10 +62,8 @@ impl Subject for Fake {
     }
 }
 
-#[cfg(target_os = "linux")]
 struct Real<S>(S);
 
-#[cfg(target_os = "linux")]
 impl<S: Sandbox> Subject for Real<S> {
     fn sandbox(&self) -> &dyn Sandbox {
         &self.0
@@ -95,6 +93,27 @@ impl<S: Sandbox> Subject for Real<S> {
             Does::BreakSyntax => "def handler(event:\n".into(),
         };
         (Language::Python, code)
+    }
+}
+
+/// Written as for any real one, but where `known-gaps-seatbelt.txt` says that it cannot keep as much.
+struct Seatbelt<S>(Real<S>);
+
+impl<S: Sandbox> Subject for Seatbelt<S> {
+    fn sandbox(&self) -> &dyn Sandbox {
+        self.0.sandbox()
+    }
+
+    fn write(&self, does: Does) -> (Language, String) {
+        match does {
+            Does::UseAllMemory => {
+                // What has been taken must stay long enough for somebody to look.
+                gap("memory_limit", "contract");
+                let code = "import time\ndef handler(event):\n    taken = bytearray(1 << 28)\n    time.sleep(100000)\n";
+                (Language::Python, code.into())
+            }
+            other => self.0.write(other),
+        }
     }
 }
 
@@ -309,4 +328,10 @@ async fn the_fake_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bubblewrap_keeps_the_contract() {
     states(&Real(support::bwrap().await)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seatbelt_keeps_the_contract() {
+    let (_tool, sandbox) = support::seatbelt::seatbelt().await;
+    states(&Seatbelt(Real(sandbox))).await;
 }

@@ -1,14 +1,15 @@
 //! Isolation adapters of Sandbox Executor.
 //!
-//! On Linux, [`BwrapSandbox`] runs guests inside Bubblewrap. Its `main` must call [`stage::dispatch`] first:
+//! On Linux, [`BwrapSandbox`] runs guests inside Bubblewrap; on macOS, [`seatbelt::SeatbeltSandbox`] under Seatbelt. The
+//! `main` of whoever uses them must call [`stage::dispatch`] first:
 //!
 //! ```no_run
-//! # #[cfg(target_os = "linux")]
+//! # #[cfg(unix)]
 //! fn main() {
 //!     executor_infra_isolation::stage::dispatch();
 //!     // …the rest of the program, with threads and all.
 //! }
-//! # #[cfg(not(target_os = "linux"))]
+//! # #[cfg(not(unix))]
 //! # fn main() {}
 //! ```
 
@@ -20,10 +21,26 @@ mod bwrap;
 pub mod cgroup;
 #[cfg(target_os = "linux")]
 pub mod seccomp;
-#[cfg(target_os = "linux")]
+
+// Shared by the adapters. Seatbelt's is built on Linux too, where its tests run.
+#[cfg(unix)]
+mod check;
+#[cfg(unix)]
+mod outcome;
+#[cfg(unix)]
+mod ready;
+#[cfg(unix)]
+mod runtime;
+#[cfg(unix)]
+pub mod seatbelt;
+#[cfg(unix)]
 pub mod stage;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod supervisor;
+mod usage;
 
 #[cfg(target_os = "linux")]
-pub use bwrap::{BwrapConfig, BwrapSandbox, Check, StartError, examine};
+pub use bwrap::{BwrapConfig, BwrapSandbox, StartError, examine};
+#[cfg(unix)]
+pub use check::Check;
+pub use usage::Usage;

@@ -38,7 +38,7 @@ const MAX_BLOCKING_THREADS: usize = 64;
 
 /// Does what the command line says. The executable's whole `main`, but for the stages of a sandbox.
 pub fn main() -> ExitCode {
-    #[cfg(target_os = "linux")]
+    #[cfg(unix)]
     executor_infra_isolation::stage::dispatch();
 
     match Cli::try_parse() {

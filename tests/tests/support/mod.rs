@@ -9,6 +9,7 @@
 )]
 
 pub(crate) mod daemon;
+pub(crate) mod seatbelt;
 
 use std::{env, path::PathBuf, time::Duration};
 
@@ -20,12 +21,19 @@ use executor_domain::{
 #[cfg(target_os = "linux")]
 use executor_infra_isolation::{BwrapConfig, BwrapSandbox};
 
-/// The daemon's executable. CI runs the suites away from the checkout and says where it has put it.
+/// The daemon's executable.
 pub(crate) fn executable() -> PathBuf {
-    let name = "sandbox-executor-under-test";
+    built(
+        "sandbox-executor-under-test",
+        env!("CARGO_BIN_EXE_sandbox-executor-under-test"),
+    )
+}
+
+/// Where an executable of ours is. CI runs the suites away from the checkout and says where it has put it.
+fn built(name: &str, by_cargo: &str) -> PathBuf {
     match env::var_os("SANDBOX_EXECUTOR_BIN_DIR") {
         Some(directory) => PathBuf::from(directory).join(name),
-        None => env!("CARGO_BIN_EXE_sandbox-executor-under-test").into(),
+        None => by_cargo.into(),
     }
 }
 

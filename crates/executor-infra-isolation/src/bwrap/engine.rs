@@ -5,19 +5,23 @@ use std::{
     io::{self, Write},
     os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
-    time::Duration,
 };
 
-use executor_application::Listener;
 use executor_domain::ResourceLimit;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use tokio_util::sync::CancellationToken;
 
-use super::argv::{self, SystemPath, Walls};
+use super::{
+    argv::{self, SystemPath, Walls},
+    plan::BwrapPlan,
+    spawner::Spawner,
+};
 use crate::{
-    cgroup::{self, CgroupLimits, Cgroups, RunCgroup},
+    cgroup::{CgroupLimits, Cgroups, RunCgroup},
+    runtime::{MAX_RESULT_BYTES, OPEN_FILES, Program, cpu_seconds},
     stage::wire::{BoundedMount, InitSpec, LaunchSpec, Rlimits, SmallFile},
-    supervisor::{Finished, Job, Order, SuperviseError, Supervisor},
+    supervisor::{Finished, Order, SuperviseError, Supervisor},
+    usage::Usage,
 };
 
 /// Who guests are in their own eyes.
@@ -27,8 +31,6 @@ const GUEST_IDS: (u32, u32) = (1000, 1000);
 const MAX_TMPFS_BYTES: u64 = 256 << 20;
 /// Most files and directories in `/tmp`, and in `/dev/shm`. Each takes about a KiB of kernel memory.
 const TMPFS_INODES: u64 = 16 << 10;
-/// Open files of one process. What Linux gives by default; enough for every library that we know of.
-const OPEN_FILES: u64 = 1024;
 /// Processes of ours in a run's cgroup: bubblewrap and the init.
 const OWN_PROCESSES: u64 = 2;
 /// Pseudo-terminals of one run. The kernel counts them for the whole host (`kernel.pty.max`), so one run must not be able to
@@ -40,25 +42,14 @@ const CPU_SLACK_SECONDS: u64 = 2;
 /// A run's share of the processors beside others, of which each has 100 by default (`cpu.weight` in the kernel's
 /// cgroup-v2.rst): whoever spins must leave time for the daemon that is to end it.
 const CPU_WEIGHT: u16 = 20;
-/// Most bytes of a result.
-const MAX_RESULT_BYTES: usize = 8 << 20;
 
-/// A program to run.
-pub(crate) struct Program {
-    /// The program, by absolute path in the sandbox, and its arguments.
-    pub argv: Vec<String>,
-    /// Its whole environment.
-    pub environment: Vec<(String, String)>,
-    /// Files of ours that it needs, below `/run/sandbox`.
-    pub files: Vec<SmallFile>,
-    /// Its standard input.
-    pub stdin: String,
-    /// What it is told on its channel; `None`: it has none.
-    pub job: Option<Job>,
-    /// Whether the init is to look at the walls first.
-    pub inspect: bool,
-    /// Who hears what it writes.
-    pub listener: Listener,
+/// Whether the init is to look at the walls before it starts the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It is, and reports what it sees.
+    First,
+    /// It is not: somebody has looked before.
+    Not,
 }
 
 /// What a run came to, in raw facts.
@@ -66,13 +57,14 @@ pub(crate) struct Run {
     /// What the supervisor knows.
     pub finished: Finished,
     /// What the cgroup counted.
-    pub used: Option<cgroup::Usage>,
+    pub used: Option<Usage>,
 }
 
 /// Runs programs between all walls.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub supervisor: Supervisor,
+    pub spawner: Spawner,
     pub cgroups: Cgroups,
     pub system: Vec<SystemPath>,
     pub bwrap: PathBuf,
@@ -87,6 +79,7 @@ impl Engine {
         program: Program,
         limits: &ResourceLimit,
         workspace: Option<&str>,
+        look: Look,
         cancel: &CancellationToken,
     ) -> Result<Run, SuperviseError> {
         let cgroup = self.cgroup(limits)?;
@@ -98,16 +91,6 @@ impl Engine {
             shm_bytes: tmpfs_bytes,
         };
         let order = Order {
-            launch: LaunchSpec {
-                parent: 0,
-                cgroup_files: cgroup
-                    .as_ref()
-                    .map(RunCgroup::entry_files)
-                    .unwrap_or_default(),
-                run_as: self.run_as,
-                bwrap: self.bwrap.clone(),
-                arguments: argv::arguments(&walls),
-            },
             stdin: standard_input(&program.stdin).map_err(|source| SuperviseError::System {
                 step: "make standard input",
                 source,
@@ -118,6 +101,19 @@ impl Engine {
             max_output: usize::try_from(limits.max_output_bytes()).unwrap_or(usize::MAX),
             listener: program.listener,
             max_result: MAX_RESULT_BYTES,
+        };
+        let mut plan = BwrapPlan {
+            spawner: &self.spawner,
+            launch: LaunchSpec {
+                parent: 0,
+                cgroup_files: cgroup
+                    .as_ref()
+                    .map(RunCgroup::entry_files)
+                    .unwrap_or_default(),
+                run_as: self.run_as,
+                bwrap: self.bwrap.clone(),
+                arguments: argv::arguments(&walls),
+            },
             init: InitSpec {
                 files: identity_files().into_iter().chain(program.files).collect(),
                 bounded: ["/tmp", "/dev/shm"]
@@ -130,15 +126,16 @@ impl Engine {
                 sealed: vec!["/dev".into(), "/".into()],
                 guest_ids: GUEST_IDS,
                 rlimits: self.rlimits(limits),
-                inspect: program.inspect,
+                inspect: look == Look::First,
                 argv: program.argv,
                 environment: program.environment,
                 directory: "/workspace".into(),
             },
             cgroup,
+            info: None,
         };
-        let mut finished = self.supervisor.run(order, cancel).await?;
-        let used = match finished.cgroup.take() {
+        let finished = self.supervisor.run(order, &mut plan, cancel).await?;
+        let used = match plan.cgroup.take() {
             Some(cgroup) => Some(settle(cgroup).await),
             None => None,
         };
@@ -165,18 +162,12 @@ impl Engine {
 
     fn rlimits(&self, limits: &ResourceLimit) -> Rlimits {
         let support = self.cgroups.support();
-        let cpu_seconds = limits
-            .cpu_time()
-            .max(Duration::from_millis(1))
-            .as_millis()
-            .div_ceil(1000);
-        let cpu_seconds = u64::try_from(cpu_seconds).unwrap_or(u64::MAX / 2);
         Rlimits {
             open_files: OPEN_FILES,
             file_size: limits.file_size_bytes(),
             // The init counts as well. With a cgroup, that one decides, because it reports what it refused.
             processes: limits.max_processes() + 1 + if support.pids { OWN_PROCESSES } else { 0 },
-            cpu_seconds: cpu_seconds
+            cpu_seconds: cpu_seconds(limits)
                 + if support.cpu_accounting {
                     CPU_SLACK_SECONDS
                 } else {
@@ -188,7 +179,7 @@ impl Engine {
 }
 
 /// Reads what a run used and removes its cgroup.
-async fn settle(mut cgroup: RunCgroup) -> cgroup::Usage {
+async fn settle(mut cgroup: RunCgroup) -> Usage {
     let used = cgroup.usage();
     if !cgroup.try_remove() {
         // Somebody is still on the way out. That takes a moment, in which no worker of the runtime is to stand still.

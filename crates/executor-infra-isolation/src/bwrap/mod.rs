@@ -2,10 +2,11 @@
 
 mod argv;
 mod engine;
-mod outcome;
+mod plan;
 mod probe;
+mod process;
 mod remedy;
-mod runtime;
+mod spawner;
 mod walls;
 
 use std::{path::PathBuf, sync::Arc};
@@ -16,13 +17,13 @@ use executor_application::{
 };
 use executor_domain::{Outcome, ResourceLimit};
 
-pub use self::probe::{Check, StartError, examine};
-use self::{
-    engine::Engine,
+use self::engine::{Engine, Look};
+pub use self::probe::{StartError, examine};
+use crate::{
     outcome::{Program, judge},
-    runtime::Runtime,
+    runtime::{Runtime, Surroundings},
+    supervisor::SuperviseError,
 };
-use crate::supervisor::SuperviseError;
 
 /// What the adapter needs to know of its host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +106,9 @@ impl Sandbox for BwrapSandbox {
             })?
             .to_owned();
         let listener = job.listener.clone();
-        let mut prepared = self.runtime(program.language)?.prepare(job);
+        let mut prepared = self
+            .runtime(program.language)?
+            .prepare(job, &Surroundings::of_bubblewrap());
         let note = prepared.note.take();
         let engine = Arc::clone(&self.engine);
         // A task of its own: it goes on to the guest's end whoever stops listening. Whoever does cancels it.
@@ -113,7 +116,13 @@ impl Sandbox for BwrapSandbox {
         let dropped = cancel.clone().drop_guard();
         let run = tokio::spawn(async move {
             engine
-                .run(prepared.program, &program.limits, Some(&workspace), &cancel)
+                .run(
+                    prepared.program,
+                    &program.limits,
+                    Some(&workspace),
+                    Look::Not,
+                    &cancel,
+                )
                 .await
         });
         let run = run

@@ -9,28 +9,24 @@ use std::{
     sync::Arc,
 };
 
-use executor_application::{
-    CancellationToken, LanguageSupport, Listener, SandboxDescription, Wall, WallState,
-};
+use executor_application::{CancellationToken, Listener, SandboxDescription};
 use executor_domain::{Language, ResourceLimit};
-use rustix::fs::Access;
 use thiserror::Error;
 
 use super::{
     BwrapConfig, BwrapSandbox, argv,
-    engine::{Engine, Program, Run},
+    engine::{Engine, Look},
     remedy,
-    runtime::{Runtime, words},
+    spawner::Spawner,
     walls::{self, GuestIdentity},
 };
 use crate::{
     cgroup::Cgroups,
-    guest::{
-        interpreter::{GUEST_ENVIRONMENT, Interpreter, SEARCH_DIRECTORIES, parse_version},
-        runner::{self, Bootstrap},
-    },
-    stage::wire::Exit,
-    supervisor::{SuperviseError, Supervisor},
+    check::{self, Check},
+    guest::interpreter::{Interpreter, SEARCH_DIRECTORIES},
+    ready::{self, Refusal, Trial, executable, ready},
+    runtime::{Program, Surroundings},
+    supervisor::{Finished, SuperviseError, Supervisor},
 };
 
 /// Why there is no sandbox on this host, and what to do about it.
@@ -87,6 +83,12 @@ impl From<SuperviseError> for StartError {
     }
 }
 
+impl From<Refusal> for StartError {
+    fn from(Refusal { interpreter, said }: Refusal) -> Self {
+        Self::Interpreter { interpreter, said }
+    }
+}
+
 pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartError> {
     let limits = config.limits;
     let prepared = tokio::task::spawn_blocking(move || prepare(&config));
@@ -102,7 +104,16 @@ pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartErro
 
     let mut runtimes = Vec::new();
     for interpreter in interpreters {
-        runtimes.push(ready(&engine, interpreter, &limits).await?);
+        runtimes.push(
+            ready(
+                &Ours {
+                    engine: &engine,
+                    limits: &limits,
+                },
+                interpreter,
+            )
+            .await?,
+        );
     }
 
     let description = SandboxDescription {
@@ -110,20 +121,9 @@ pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartErro
         platform: "Linux",
         tool_version,
         walls: walls::describe(identity, engine.cgroups.support()),
-        languages: runtimes
-            .iter()
-            .map(|runtime| LanguageSupport {
-                language: runtime.language(),
-                interpreter: runtime.interpreter.path().display().to_string(),
-                version: runtime.version.clone(),
-            })
-            .collect(),
+        languages: check::languages(&runtimes),
     };
-    for Wall { name, state } in &description.walls {
-        if let WallState::Off(why) = state {
-            tracing::warn!(wall = name, %why, "a wall is weaker on this host");
-        }
-    }
+    check::warn_of_missing(&description.walls);
     Ok(BwrapSandbox {
         engine: Arc::new(engine),
         runtimes,
@@ -147,7 +147,7 @@ fn prepare(config: &BwrapConfig) -> Result<Prepared, StartError> {
     let (run_as, identity) = identity(config)?;
     let mut interpreters = Vec::new();
     for language in Language::ALL {
-        match Interpreter::find(language, visible) {
+        match Interpreter::find(language, executable) {
             Ok(interpreter) => interpreters.push(interpreter),
             Err(missing) => tracing::warn!(%missing, "a language is not available"),
         }
@@ -158,7 +158,8 @@ fn prepare(config: &BwrapConfig) -> Result<Prepared, StartError> {
     let targets: Vec<_> = interpreters.iter().map(Interpreter::target).collect();
     let failed = |step| move |source| StartError::System { step, source };
     let engine = Engine {
-        supervisor: Supervisor::new(&config.stages).map_err(failed("copy the launcher"))?,
+        supervisor: Supervisor::new(),
+        spawner: Spawner::new(&config.stages).map_err(failed("copy the launcher"))?,
         cgroups: Cgroups::detect(config.cgroup_parent.as_deref()),
         system: argv::system_paths(&targets).map_err(failed("look at the host's system"))?,
         bwrap: config.bwrap.clone(),
@@ -207,46 +208,6 @@ fn identity(config: &BwrapConfig) -> Result<(Option<(u32, u32)>, GuestIdentity),
     Ok((Some((user, group)), GuestIdentity::Own(user)))
 }
 
-/// Where a path leads, if it is something that can be executed.
-fn visible(path: &Path) -> Option<PathBuf> {
-    let target = path.canonicalize().ok()?;
-    rustix::fs::access(&target, Access::EXEC_OK).ok()?;
-    Some(target)
-}
-
-/// An option of Node that saves a sixth of its start: V8 then keeps the hash seed of its snapshot. A caller's data could
-/// be made to collide in a guest's tables, at the cost of that guest's own CPU time, which is limited.
-const FASTER_NODE: &str = "--no-rehash-snapshot";
-
-/// Makes an interpreter ready, and looks at the walls from inside with it.
-async fn ready(
-    engine: &Engine,
-    interpreter: Interpreter,
-    limits: &ResourceLimit,
-) -> Result<Runtime, StartError> {
-    let version = version(engine, &interpreter, limits).await?;
-    let mut options = Vec::new();
-    if interpreter.language() == Language::JavaScript {
-        let mut argv = words(interpreter.version_command());
-        argv.insert(1, FASTER_NODE.into());
-        let tried = ours(engine, argv, String::new(), limits).await?;
-        // V8's options come and go with its versions, and Node refuses to start with one that it does not know.
-        if succeeded(&interpreter, tried).is_ok() {
-            options.push(FASTER_NODE.into());
-        }
-    }
-    let bootstrap = match interpreter.language() {
-        Language::Python => Some(compiled(engine, &interpreter, limits).await?),
-        language => Bootstrap::from_source(language),
-    };
-    Ok(Runtime {
-        interpreter,
-        version,
-        options,
-        bootstrap: bootstrap.map(Arc::new),
-    })
-}
-
 /// The daemon's own namespaces, by kind.
 fn own_namespaces() -> BTreeMap<String, String> {
     let link = |entry: fs::DirEntry| {
@@ -267,163 +228,51 @@ pub(super) async fn version(
     interpreter: &Interpreter,
     limits: &ResourceLimit,
 ) -> Result<String, StartError> {
-    let run = ours(
-        engine,
-        words(interpreter.version_command()),
-        String::new(),
-        limits,
-    )
-    .await?;
-    let host = own_namespaces();
-    let breaches = run
-        .finished
-        .inspection
-        .as_ref()
-        .map(|seen| walls::breaches(seen, &host));
-    match breaches {
-        Some(breaches) if breaches.is_empty() => {}
-        Some(breaches) => return Err(StartError::Breached(breaches)),
-        None => return Err(StartError::Breached(vec!["nobody has looked".into()])),
+    ready::version(&Ours { engine, limits }, interpreter).await
+}
+
+/// Runs programs of ours, and looks at the walls from inside.
+struct Ours<'a> {
+    engine: &'a Engine,
+    limits: &'a ResourceLimit,
+}
+
+impl Trial for Ours<'_> {
+    type Error = StartError;
+
+    async fn run(&self, argv: Vec<String>, stdin: String) -> Result<Finished, StartError> {
+        let program = Program {
+            argv,
+            environment: Surroundings::of_bubblewrap().environment,
+            files: Vec::new(),
+            stdin,
+            job: None,
+            listener: Listener::none(),
+        };
+        let run = self
+            .engine
+            .run(
+                program,
+                self.limits,
+                None,
+                Look::First,
+                &CancellationToken::new(),
+            )
+            .await?;
+        let host = own_namespaces();
+        let seen = run.finished.inspection.as_ref();
+        match seen.map(|seen| walls::breaches(seen, &host)) {
+            Some(breaches) if breaches.is_empty() => Ok(run.finished),
+            Some(breaches) => Err(StartError::Breached(breaches)),
+            None => Err(StartError::Breached(vec!["nobody has looked".into()])),
+        }
     }
-    let printed = succeeded(interpreter, run)?;
-    Ok(parse_version(&String::from_utf8_lossy(&printed))
-        .unwrap_or("unknown")
-        .to_owned())
-}
-
-/// Has Python compile its runner, so that no run has to.
-async fn compiled(
-    engine: &Engine,
-    interpreter: &Interpreter,
-    limits: &ResourceLimit,
-) -> Result<Bootstrap, StartError> {
-    let argv = [
-        &interpreter.path().to_string_lossy(),
-        "-I",
-        "-c",
-        runner::PYTHON_COMPILE_PROGRAM,
-    ]
-    .map(str::to_owned);
-    let run = ours(
-        engine,
-        argv.into(),
-        runner::python_source().to_owned(),
-        limits,
-    )
-    .await?;
-    let output = succeeded(interpreter, run)?;
-    Bootstrap::from_compiler_output(output).map_err(|error| StartError::Interpreter {
-        interpreter: interpreter.path().display().to_string(),
-        said: error.to_string(),
-    })
-}
-
-/// Runs a program of ours, and looks at the walls from inside.
-async fn ours(
-    engine: &Engine,
-    argv: Vec<String>,
-    stdin: String,
-    limits: &ResourceLimit,
-) -> Result<Run, StartError> {
-    let environment = GUEST_ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let program = Program {
-        argv,
-        environment: environment.into(),
-        files: Vec::new(),
-        stdin,
-        job: None,
-        inspect: true,
-        listener: Listener::none(),
-    };
-    Ok(engine
-        .run(program, limits, None, &CancellationToken::new())
-        .await?)
-}
-
-/// What a program of ours wrote, where it ended well.
-fn succeeded(interpreter: &Interpreter, run: Run) -> Result<Vec<u8>, StartError> {
-    match run.finished.ended {
-        Some(ended) if ended.how == Exit::Code(0) => Ok(run.finished.stdout.bytes),
-        ended => Err(StartError::Interpreter {
-            interpreter: interpreter.path().display().to_string(),
-            said: format!(
-                "{:?}: {}",
-                ended.map(|ended| ended.how),
-                String::from_utf8_lossy(&run.finished.stderr.bytes).trim()
-            ),
-        }),
-    }
-}
-
-/// One thing that was tried, and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// What was tried.
-    pub name: String,
-    /// Whether it holds.
-    pub passed: bool,
-    /// Whether the executor can do without.
-    pub essential: bool,
-    /// What was found; where it does not hold, why, and what to do.
-    pub detail: String,
 }
 
 /// Tries everything that the sandbox needs and says what works: for `doctor`. Takes about a tenth of a second.
 pub async fn examine(config: BwrapConfig) -> Vec<Check> {
-    let started = BwrapSandbox::start(config).await;
-    let sandbox = match started {
-        Ok(sandbox) => sandbox,
-        Err(error) => {
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-            return vec![Check {
-                name: "sandbox".into(),
-                passed: false,
-                essential: true,
-                detail: format!("{error}{}", source.unwrap_or_default()),
-            }];
-        }
-    };
-    let description = sandbox.description;
-    let tool = Check {
-        name: description.isolation.into(),
-        passed: true,
-        essential: true,
-        detail: description.tool_version,
-    };
-    let languages = Language::ALL.into_iter().map(|language| {
-        let found = description
-            .languages
-            .iter()
-            .find(|found| found.language == language);
-        Check {
-            name: language.as_str().into(),
-            passed: found.is_some(),
-            essential: false,
-            detail: match found {
-                Some(found) => format!("{} {}", found.interpreter, found.version),
-                None => format!(
-                    "no interpreter in {}. Remedy: install it there",
-                    SEARCH_DIRECTORIES.join(", ")
-                ),
-            },
-        }
-    });
-    let walls = description.walls.iter().map(|wall| match &wall.state {
-        WallState::On(how) => Check {
-            name: wall.name.into(),
-            passed: true,
-            essential: true,
-            detail: how.clone(),
-        },
-        WallState::Off(why) => Check {
-            name: wall.name.into(),
-            passed: false,
-            essential: false,
-            detail: why.clone(),
-        },
-    });
-    std::iter::once(tool)
-        .chain(languages)
-        .chain(walls)
-        .collect()
+    match BwrapSandbox::start(config).await {
+        Ok(sandbox) => check::of(sandbox.description, &SEARCH_DIRECTORIES.join(", "), &[]),
+        Err(error) => check::no_sandbox(&error),
+    }
 }

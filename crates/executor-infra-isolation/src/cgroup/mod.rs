@@ -29,7 +29,8 @@ use std::{
 
 use layout::Directories;
 
-pub use run::{RunCgroup, Usage};
+pub use self::run::RunCgroup;
+pub use crate::usage::Usage;
 
 /// A generation of the cgroup interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

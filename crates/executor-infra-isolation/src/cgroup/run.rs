@@ -13,31 +13,15 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{CgroupError, CgroupLimits, Leftovers, Version, files, layout::Directories, parse};
+use super::{
+    CgroupError, CgroupLimits, Leftovers, Usage, Version, files, layout::Directories, parse,
+};
 
 /// How often, and at which interval, to look again whether killed processes are gone. A killed
 /// process leaves its cgroup within microseconds of getting a processor; 200 ms allow for a busy
 /// host.
 const ROUNDS: u32 = 100;
 const INTERVAL: Duration = Duration::from_millis(2);
-
-/// What a run has used so far: its whole process tree, also of processes that are gone.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// User and system time; `None` if it is not accounted.
-    pub cpu: Option<Duration>,
-    /// Highest memory use in bytes, page cache included; `None` if it is not accounted. On v2
-    /// before Linux 5.19 it is the highest that was seen when asking.
-    pub peak_memory_bytes: Option<u64>,
-    /// Processes killed because memory ran out.
-    pub oom_kills: u64,
-    /// Times a process or thread was refused because there were too many.
-    pub pids_refused: u64,
-    /// Bytes read from block devices; `None` unless the v2 `io` controller is on.
-    pub io_read_bytes: Option<u64>,
-    /// Bytes written to block devices; `None` unless the v2 `io` controller is on.
-    pub io_write_bytes: Option<u64>,
-}
 
 /// The cgroup of one run, on v1 a directory per hierarchy.
 ///

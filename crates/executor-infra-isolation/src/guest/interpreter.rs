@@ -54,7 +54,7 @@ pub struct Interpreter {
 
 /// No interpreter of the language is where guests could see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("no interpreter for {language} in {}", SEARCH_DIRECTORIES.join(", "))]
+#[error("no interpreter for {language} where guests could see it")]
 pub struct NoInterpreter {
     /// The language.
     pub language: Language,
@@ -69,10 +69,21 @@ impl Interpreter {
         language: Language,
         canonicalize: impl Fn(&Path) -> Option<PathBuf>,
     ) -> Result<Self, NoInterpreter> {
-        candidates(language)
+        Self::find_in(&SEARCH_DIRECTORIES, &SYSTEM_ROOTS, language, canonicalize)
+    }
+
+    /// The same on a host that keeps its interpreters elsewhere: looks for it in these directories, where it must lead to
+    /// a file below one of these roots.
+    pub fn find_in(
+        directories: &[&str],
+        roots: &[&str],
+        language: Language,
+        canonicalize: impl Fn(&Path) -> Option<PathBuf>,
+    ) -> Result<Self, NoInterpreter> {
+        candidates_in(directories, language)
             .find_map(|path| {
                 let target = canonicalize(&path)?;
-                let visible = SYSTEM_ROOTS.iter().any(|root| target.starts_with(root));
+                let visible = roots.iter().any(|root| target.starts_with(root));
                 visible.then_some(Self {
                     language,
                     path,
@@ -100,6 +111,11 @@ impl Interpreter {
     /// The words that start it for one guest, the interpreter's absolute path first. Python and Node expect the guest channel
     /// as descriptor 3, *blocking*, and the workspace as working directory.
     pub fn command(&self) -> Vec<OsString> {
+        self.command_with(SHELL_SCRIPT)
+    }
+
+    /// The same, where a shell guest's script is somewhere else.
+    pub fn command_with(&self, script: &str) -> Vec<OsString> {
         match self.language {
             // -s: HOME is the workspace, where an earlier run could have left a usercustomize.py.
             Language::Python => self.words(&["-s", "-c", PYTHON_BOOTSTRAP]),
@@ -107,7 +123,7 @@ impl Interpreter {
             Language::JavaScript => {
                 self.words(&["--experimental-vm-modules", "-e", NODE_BOOTSTRAP])
             }
-            Language::Shell => self.words(&[SHELL_SCRIPT]),
+            Language::Shell => self.words(&[script]),
         }
     }
 
@@ -126,13 +142,17 @@ impl Interpreter {
 
 /// Every path at which the interpreter of a language is looked for, best first.
 pub fn candidates(language: Language) -> impl Iterator<Item = PathBuf> {
+    candidates_in(&SEARCH_DIRECTORIES, language)
+}
+
+fn candidates_in(directories: &[&str], language: Language) -> impl Iterator<Item = PathBuf> {
     let names: &[&str] = match language {
         Language::Python => &["python3"],
         Language::JavaScript => &["node", "nodejs"],
         Language::Shell => &["bash"],
     };
     names.iter().flat_map(|name| {
-        SEARCH_DIRECTORIES
+        directories
             .iter()
             .map(move |directory| Path::new(directory).join(name))
     })

@@ -6,12 +6,11 @@
 use std::{
     collections::VecDeque,
     env, fs, io,
-    mem::MaybeUninit,
     os::{
         fd::{BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use nix::{
@@ -29,21 +28,17 @@ use nix::{
 use rustix::{
     event::{PollFd, PollFlags},
     fs::Mode,
-    io::{FdFlags, IoSliceMut},
     mount::MountFlags,
-    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags},
     process::{DumpableBehavior, Resource, Rlimit},
     thread::{CapabilitySet, CapabilitySets},
 };
 
 use super::{
     StageError, Step, close_others,
+    handover::{self, Connections},
     wire::{self, Ended, Exit, InitSpec, Inspection, Report, Rlimits},
 };
 use crate::seccomp;
-
-/// Most descriptors that the daemon hands over: standard streams and the guest's channel.
-const MAX_DESCRIPTORS: usize = 4;
 
 /// Stack of a guest's first thread: what Linux gives by default.
 const STACK_BYTES: u64 = 8 << 20;
@@ -62,7 +57,8 @@ pub(super) fn run_guest() -> Result<(), StageError> {
 
 fn build_and_start(control: BorrowedFd<'_>) -> Result<Pid, StageError> {
     close_others(&[]).step("close inherited descriptors")?;
-    let descriptors = receive_descriptors(control).step("receive the guest's descriptors")?;
+    let descriptors =
+        handover::receive_descriptors(control).step("receive the guest's descriptors")?;
     let spec: InitSpec = wire::receive(control).step("read the order")?;
 
     furnish(&spec)?;
@@ -71,33 +67,6 @@ fn build_and_start(control: BorrowedFd<'_>) -> Result<Pid, StageError> {
     let guest = start(&spec, descriptors)?;
     wire::send(control, &Report::Started(inspection)).step("report the start")?;
     Ok(guest)
-}
-
-/// Receives the guest's descriptors: first its channel, where it has one, then its standard streams.
-///
-/// They come without close-on-exec, because the channel is to reach the guest. It is the first, and every descriptor
-/// above standard error is closed, so it becomes number 3: the number that the guest runtimes expect.
-fn receive_descriptors(control: BorrowedFd<'_>) -> io::Result<VecDeque<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let received = rustix::net::recvmsg(
-        control,
-        &mut [IoSliceMut::new(&mut byte)],
-        &mut ancillary,
-        RecvFlags::empty(),
-    )?;
-    if received.bytes != 1 || byte != [wire::DESCRIPTORS] {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(ancillary
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-            _ => None,
-        })
-        .flatten()
-        .collect())
 }
 
 /// Finishes the mounts, with the capabilities that are about to go.
@@ -217,23 +186,13 @@ fn limit(limits: &Rlimits) -> Result<(), StageError> {
 }
 
 /// Starts the guest with exactly the descriptors that were handed over.
-fn start(spec: &InitSpec, mut descriptors: VecDeque<OwnedFd>) -> Result<Pid, StageError> {
-    let channel = if descriptors.len() == MAX_DESCRIPTORS {
-        descriptors.pop_front()
-    } else {
-        None
-    };
-    for descriptor in &descriptors {
-        rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC).step("keep a descriptor back")?;
-    }
-    let mut stream = || {
-        descriptors
-            .pop_front()
-            .map(Stdio::from)
-            .ok_or_else(|| io::Error::other("a standard stream is missing"))
-            .step("connect the guest")
-    };
-    let (stdin, stdout, stderr) = (stream()?, stream()?, stream()?);
+fn start(spec: &InitSpec, descriptors: VecDeque<OwnedFd>) -> Result<Pid, StageError> {
+    let Connections {
+        channel,
+        stdin,
+        stdout,
+        stderr,
+    } = handover::tell_apart(descriptors)?;
     let (program, arguments) = spec
         .argv
         .split_first()

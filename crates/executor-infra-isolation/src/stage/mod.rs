@@ -1,4 +1,6 @@
-//! The two small programs that stand between the daemon and a guest. Both are this executable, started again.
+//! The small programs that stand between the daemon and a guest. All are this executable, started again.
+//!
+//! Under bubblewrap:
 //!
 //! ```text
 //! daemon ──spawn──▶ launcher ──exec──▶ bubblewrap ──clone──▶ init (pid 1 of the sandbox) ──spawn──▶ guest
@@ -10,18 +12,41 @@
 //!
 //! Both are single-threaded and hold three descriptors: the control socket as standard input, what bubblewrap says of
 //! itself as standard output, and its complaints as standard error. The reasons are in
-//! `docs/adr/0002-launcher-and-init.md`.
+//! `docs/adr/0001-launcher-and-init.md`.
+//!
+//! Under Seatbelt, where there is no namespace that a first process could rule:
+//!
+//! ```text
+//! daemon ──spawn──▶ keeper ──spawn──▶ confiner ──exec──▶ sandbox-exec ──exec──▶ guest
+//! ```
+//!
+//! - The *keeper* stays outside, watches what the guest's processes use, ends all of them, and reports.
+//! - The *confiner* sets the guest's limits and becomes `sandbox-exec`, which becomes the guest.
+//!
+//! The reasons are in `docs/adr/0010-keeper-on-macos.md`.
 
+mod confiner;
+mod handover;
+#[cfg(target_os = "linux")]
 mod init;
+mod keeper;
+#[cfg(target_os = "linux")]
 mod launcher;
+pub(crate) mod tree;
 pub(crate) mod wire;
 
 use std::{env, fs, io, process};
 
 /// First argument of a launcher.
+#[cfg(target_os = "linux")]
 pub(crate) const LAUNCHER: &str = "sandbox-executor:launcher";
 /// First argument of an init.
+#[cfg(target_os = "linux")]
 pub(crate) const INIT: &str = "sandbox-executor:init";
+/// First argument of a keeper.
+pub(crate) const KEEPER: &str = "sandbox-executor:keeper";
+/// First argument of a confiner.
+pub(crate) const CONFINER: &str = "sandbox-executor:confiner";
 
 /// Exit code of a stage that failed; what happened is on standard error or on the control socket.
 const STAGE_FAILED: i32 = 125;
@@ -34,18 +59,29 @@ pub fn dispatch() {
     let Some(first) = arguments.next() else {
         return;
     };
-    let failure = if first == LAUNCHER {
-        launcher::become_bubblewrap()
-    } else if first == INIT {
-        match init::run_guest() {
-            Ok(()) => process::exit(0),
-            Err(failure) => failure,
-        }
+    let outcome = if first == KEEPER {
+        keeper::run_guest()
+    } else if first == CONFINER {
+        confiner::become_guest(arguments).map(|never| match never {})
     } else {
+        #[cfg(target_os = "linux")]
+        if first == LAUNCHER {
+            Err(launcher::become_bubblewrap())
+        } else if first == INIT {
+            init::run_guest()
+        } else {
+            return;
+        }
+        #[cfg(not(target_os = "linux"))]
         return;
     };
-    complain(&failure);
-    process::exit(STAGE_FAILED);
+    match outcome {
+        Ok(()) => process::exit(0),
+        Err(failure) => {
+            complain(&failure);
+            process::exit(STAGE_FAILED);
+        }
+    }
 }
 
 /// Why a stage failed: what it was doing, and what the system said.
@@ -77,10 +113,16 @@ fn complain(failure: &StageError) {
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
 }
 
-/// Closes every descriptor above standard error but those named. bubblewrap hands on whatever is not close-on-exec, so
-/// a descriptor that the daemon's own parent leaked into it would reach the guest.
+/// Closes every descriptor above standard error but those named. bubblewrap and sandbox-exec hand on whatever is not
+/// close-on-exec, so a descriptor that the daemon's own parent leaked into it would reach the guest.
 fn close_others(keep: &[i32]) -> io::Result<()> {
-    let open: Vec<i32> = fs::read_dir("/proc/self/fd")?
+    // In bubblewrap's sandbox there may be no /dev/fd; on macOS there is no /proc (fd(4)).
+    let place = if cfg!(target_os = "linux") {
+        "/proc/self/fd"
+    } else {
+        "/dev/fd"
+    };
+    let open: Vec<i32> = fs::read_dir(place)?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     for descriptor in open {

@@ -3,19 +3,30 @@
 //! Frames of a length (32 bits, little endian) and JSON. All of it is between us and us: a guest never holds the
 //! socket. The reader still bounds every length, so that a bug stays a message.
 
-use std::{collections::BTreeMap, io, os::fd::BorrowedFd, path::PathBuf};
+#[cfg(target_os = "linux")]
+use std::path::PathBuf;
+use std::{collections::BTreeMap, io, os::fd::BorrowedFd};
 
+use rustix::net::SendFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Longest frame: a shell program of 1 MiB, every byte of it escaped, and its environment.
 pub(crate) const MAX_FRAME: usize = 16 << 20;
 
-/// The byte that carries the guest's descriptors to the init, before its [`InitSpec`].
+/// The byte that carries the guest's descriptors to the stage that starts it, before its specification.
 pub(crate) const DESCRIPTORS: u8 = b'D';
-/// The byte that asks the init to kill the guest and report.
+/// The byte that asks for the guest to be killed and a report.
 pub(crate) const STOP: u8 = b'S';
 
+/// A peer that is gone is an error, not a signal: `MSG_NOSIGNAL`, which macOS lacks; there it is enough that programs in
+/// Rust ignore SIGPIPE.
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+pub(crate) const NO_SIGNAL: SendFlags = SendFlags::empty();
+
 /// What the launcher is to do.
+#[cfg(target_os = "linux")]
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LaunchSpec {
     /// The daemon's process id, so that a launcher whose daemon has died in between does not go on.
@@ -31,6 +42,7 @@ pub(crate) struct LaunchSpec {
 }
 
 /// What the init is to do, in the order of its fields.
+#[cfg(target_os = "linux")]
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct InitSpec {
     /// Small files to write before the root is sealed.
@@ -55,16 +67,49 @@ pub(crate) struct InitSpec {
     pub directory: String,
 }
 
-/// A file that the init writes into the sandbox's own root.
+/// What the keeper is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeeperSpec {
+    /// User and group that the guest is to be; `None`: the keeper's own.
+    pub run_as: Option<(u32, u32)>,
+    /// Resource limits of the guest; its processes come on top of those that its user has already.
+    pub rlimits: Rlimits,
+    /// Most memory that the guest's tree may have resident, in bytes.
+    pub memory: u64,
+    /// Most CPU time that the guest's tree may use, in microseconds.
+    pub cpu_micros: u64,
+    /// The guest's program behind the program that confines it, and all arguments.
+    pub argv: Vec<String>,
+    /// The guest's whole environment.
+    pub environment: Vec<(String, String)>,
+    /// The guest's working directory.
+    pub directory: String,
+}
+
+/// What the confiner is to do with itself before it becomes the guest.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ConfineSpec {
+    /// Resource limits.
+    pub rlimits: Rlimits,
+    /// What to become, with all arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub environment: Vec<(String, String)>,
+    /// The working directory.
+    pub directory: String,
+}
+
+/// A small file of ours that a guest needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SmallFile {
-    /// Absolute path inside the sandbox; its directory exists.
+    /// Absolute path as the guest sees it; its directory exists.
     pub path: String,
     /// What it holds.
     pub text: String,
 }
 
 /// A tmpfs that gets bounds.
+#[cfg(target_os = "linux")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BoundedMount {
     /// Absolute path inside the sandbox.
@@ -121,6 +166,8 @@ pub(crate) enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// By whoever watches it, because its tree used more memory than it may.
+    OutOfMemory,
 }
 
 /// What the init sees of the walls after it has built them, in the kernel's words. The daemon judges.
@@ -177,7 +224,7 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: &impl Serialize) -> io::Resu
     let mut rest = &frame[..];
     while !rest.is_empty() {
         // Not `write`: the daemon may be gone, and a SIGPIPE would end us before we have ended the guest.
-        let sent = rustix::net::send(socket, rest, rustix::net::SendFlags::NOSIGNAL)?;
+        let sent = rustix::net::send(socket, rest, NO_SIGNAL)?;
         rest = &rest[sent..];
     }
     Ok(())

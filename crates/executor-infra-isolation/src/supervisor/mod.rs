@@ -4,14 +4,11 @@
 //! of the guest is dead.
 
 mod capture;
-mod process;
-mod spawner;
 
 use std::{
     io,
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -22,8 +19,7 @@ use executor_domain::{CapturedOutput, Event, ExecutionId, SessionId, Source};
 use rustix::{
     fs::{Gid, Uid},
     io::IoSlice,
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
-    pipe::PipeFlags,
+    net::{SendAncillaryBuffer, SendAncillaryMessage},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest},
@@ -32,51 +28,91 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    capture::{Hearer, capture},
-    process::Processes,
-    spawner::{Spawner, Streams},
-};
+use self::capture::{Hearer, capture};
 use crate::{
-    cgroup::RunCgroup,
     guest::{
         channel::{EncodeError, GuestFrames, GuestMessage, JobFrames, JobHeader},
         runner::Bootstrap,
     },
-    stage::wire::{self, Ended, InitSpec, Inspection, LaunchSpec, Report},
+    stage::wire::{self, Ended, Inspection, Report},
 };
 
-/// How long launcher, bubblewrap and init may take before the guest's first instruction. They take 5 ms on an idle
+/// How long the stages of a sandbox may take before the guest's first instruction. They take 5 ms on an idle
 /// machine; on one that is overloaded a thousandfold something is wrong with it, not with the guest.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How long the init may take to kill and reap the guest when asked to, before it is killed itself.
+/// How long the stage that holds the guest may take to kill and reap it when asked to, before it is killed itself.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// How long the streams may take to end once every process of the guest is dead. They end at once, unless a guest has
 /// sent one of its descriptors through its channel, where it stays open until the channel is closed.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
-/// Most that bubblewrap and launcher can say of what went wrong.
+/// Most that the stages can say of what went wrong.
 const MAX_COMPLAINT: usize = 8 << 10;
 /// How much is read from a guest's channel at once.
 const CHANNEL_BUFFER: usize = 16 << 10;
 /// Shortest time between two looks at the CPU time.
 const CPU_CHECK: Duration = Duration::from_millis(5);
 
+/// How the processes of a run come about: what differs from adapter to adapter.
+pub(crate) trait Plan: Send + Sync {
+    /// Those processes.
+    type Processes: Processes;
+
+    /// Whom the guest's pipes are to belong to, where that is not the daemon.
+    fn pipe_owner(&self) -> Option<(u32, u32)> {
+        None
+    }
+
+    /// Starts the first stage. It waits for its orders.
+    fn start(
+        &mut self,
+        streams: Streams,
+    ) -> impl Future<Output = Result<Self::Processes, SuperviseError>> + Send;
+
+    /// Tells the stages what to do, and hands over the guest's descriptors. What comes next on the control socket is
+    /// their report.
+    fn instruct(
+        &mut self,
+        control: &mut UnixStream,
+        processes: &mut Self::Processes,
+        descriptors: Vec<OwnedFd>,
+    ) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// CPU time that the process tree has used so far; `None` where the daemon cannot tell.
+    fn cpu_time(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// The processes of one run. Dropping them brings their end about, without waiting for it.
+pub(crate) trait Processes: Send + Sync {
+    /// Kills all of them, as far as that is known without waiting.
+    fn kill(&mut self);
+
+    /// Waits until all of them are dead and reaped. Where they do not end by themselves, they are killed.
+    fn bury(
+        &mut self,
+        ends_by_itself: bool,
+    ) -> impl Future<Output = Result<(), SuperviseError>> + Send;
+}
+
+/// The first stage's ends of what connects it to the daemon.
+pub(crate) struct Streams {
+    /// Where it gets its orders and reports.
+    pub control: OwnedFd,
+    /// Where it complains.
+    pub complaints: OwnedFd,
+}
+
 /// A run, decided to the last detail.
 pub(crate) struct Order {
-    /// What the launcher is to do.
-    pub launch: LaunchSpec,
-    /// What the init is to do.
-    pub init: InitSpec,
     /// The guest's standard input.
     pub stdin: OwnedFd,
     /// What the guest is told on its channel; `None`: it has none.
     pub job: Option<Job>,
     /// Wall time from the guest's first instruction.
     pub wall_time: Duration,
-    /// CPU time of the process tree, where there is a cgroup to ask for it.
+    /// CPU time of the process tree, where the plan can tell it.
     pub cpu_time: Duration,
-    /// The run's cgroup.
-    pub cgroup: Option<RunCgroup>,
     /// Bytes to keep of each of stdout and stderr.
     pub max_output: usize,
     /// Who hears them as they come.
@@ -139,7 +175,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Finished {
     /// Why it is over.
     pub verdict: Verdict,
-    /// How its first process ended; `None`: the init could not say, because it had to be killed.
+    /// How its first process ended; `None`: nobody could say, because who could had to be killed.
     pub ended: Option<Ended>,
     /// What the guest said on its channel.
     pub message: Option<GuestMessage>,
@@ -149,10 +185,15 @@ pub(crate) struct Finished {
     pub stderr: CapturedOutput,
     /// Time from its first instruction to its end.
     pub wall_time: Duration,
-    /// What the init saw of the walls, where it was to look.
+    /// What was seen of the walls from inside, where somebody was to look.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(
+            dead_code,
+            reason = "elsewhere it is a guest that looks, and says so on stdout"
+        )
+    )]
     pub inspection: Option<Inspection>,
-    /// The run's cgroup, still there, with nobody in it.
-    pub cgroup: Option<RunCgroup>,
 }
 
 /// Why a run did not take place. No guest code has run.
@@ -178,7 +219,7 @@ pub(crate) enum SuperviseError {
 }
 
 /// Names the step that failed.
-trait Doing<T> {
+pub(crate) trait Doing<T> {
     fn doing(self, step: &'static str) -> Result<T, SuperviseError>;
 }
 
@@ -194,29 +235,27 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
 /// Runs guests, one task each.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    spawner: Spawner,
     cpus: u32,
 }
 
 impl Supervisor {
-    /// A supervisor whose launcher is this program.
-    pub(crate) fn new(program: &Path) -> io::Result<Self> {
+    /// A supervisor for this machine.
+    pub(crate) fn new() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self {
-            spawner: Spawner::new(program)?,
+        Self {
             cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-        })
+        }
     }
 
     /// Runs one guest to its end. Must be polled to its end as well; cancel with the token.
-    pub(crate) async fn run(
+    pub(crate) async fn run<P: Plan>(
         &self,
-        mut order: Order,
+        order: Order,
+        plan: &mut P,
         cancel: &CancellationToken,
     ) -> Result<Finished, SuperviseError> {
-        order.launch.parent = std::process::id();
-        let (ours, theirs) = ends(&order)?;
-        let built = tokio::time::timeout(START_LIMIT, self.build(&mut order, ours.sandbox, theirs));
+        let (ours, theirs) = ends(&order, plan.pipe_owner())?;
+        let built = tokio::time::timeout(START_LIMIT, build(plan, ours.sandbox, theirs));
         let (mut sandbox, inspection) = built.await.map_err(|_| SuperviseError::TooSlow)??;
         let started = Instant::now();
 
@@ -254,7 +293,7 @@ impl Supervisor {
                     converse(ours.channel, job.as_ref(), &mut frames, &mut message),
                 )
             });
-            let mut over = pin!(self.until_over(&mut sandbox, &order, started, cancel));
+            let mut over = pin!(self.until_over(&mut sandbox, &order, &*plan, started, cancel));
             let mut silent = false;
             let over = loop {
                 tokio::select! {
@@ -276,63 +315,15 @@ impl Supervisor {
             stderr,
             wall_time: started.elapsed(),
             inspection,
-            cgroup: order.cgroup,
         })
     }
 
-    /// Starts launcher, bubblewrap and init, and waits until the walls stand and the guest runs.
-    async fn build(
-        &self,
-        order: &mut Order,
-        ours: OurEnds,
-        theirs: TheirEnds,
-    ) -> Result<(Sandbox, Option<Inspection>), SuperviseError> {
-        let OurEnds {
-            mut control,
-            info,
-            complaints,
-        } = ours;
-        let launcher = self.spawner.spawn(theirs.streams).await;
-        let mut processes =
-            Processes::new(launcher.doing("start the launcher")?).doing("watch the launcher")?;
-
-        let launch = wire::encode(&order.launch).doing("encode the launch order")?;
-        let init = wire::encode(&order.init).doing("encode the order for the init")?;
-        let report = async {
-            control.write_all(&launch).await?;
-            let pid = pid_of_init(info).await?;
-            processes.watch_init(pid)?;
-            // Only now does the init get an order, so it cannot have ended before it was being watched.
-            send_descriptors(&control, &theirs.descriptors).await?;
-            drop(theirs.descriptors);
-            control.write_all(&init).await?;
-            read_report(&mut control).await
-        };
-        match report.await {
-            Ok(Report::Started(inspection)) => Ok((Sandbox { control, processes }, inspection)),
-            Ok(Report::Failed(why)) => Err(SuperviseError::Sandbox(why)),
-            Ok(Report::Ended(_)) => Err(SuperviseError::Sandbox("the init is confused".into())),
-            Err(error) => {
-                // Whoever hung up has said why on standard error, if it could.
-                processes.kill();
-                let said = complaint(complaints).await;
-                Err(if said.is_empty() {
-                    SuperviseError::System {
-                        step: "talk to the sandbox",
-                        source: error,
-                    }
-                } else {
-                    SuperviseError::Sandbox(said)
-                })
-            }
-        }
-    }
-
     /// Waits for the guest's end, or brings it about. Returns when every process of the guest is dead.
-    async fn until_over(
+    async fn until_over<P: Plan>(
         &self,
-        sandbox: &mut Sandbox,
+        sandbox: &mut Sandbox<P::Processes>,
         order: &Order,
+        plan: &P,
         started: Instant,
         cancel: &CancellationToken,
     ) -> Result<(Verdict, Option<Ended>), SuperviseError> {
@@ -346,9 +337,9 @@ impl Supervisor {
             }
             () = cancel.cancelled() => Verdict::Cancelled,
             () = tokio::time::sleep_until(started + order.wall_time) => Verdict::WallTime,
-            () = self.cpu_time_used_up(order) => Verdict::CpuTime,
+            () = self.cpu_time_used_up(order, plan) => Verdict::CpuTime,
         };
-        // Ask first: an init that kills the guest itself can tell what it used. A failure to ask shows in the answer.
+        // Ask first: a stage that kills the guest itself can tell what it used. A failure to ask shows in the answer.
         let _ = orders.write_all(&[wire::STOP]).await;
         let answer = tokio::time::timeout(STOP_LIMIT, report).await;
         let ended = answer.ok().and_then(|report| ended(&report));
@@ -356,10 +347,10 @@ impl Supervisor {
         Ok((verdict, ended))
     }
 
-    /// Waits until the process tree has used up its CPU time: for ever where no cgroup can tell, since the kernel then
-    /// limits each process by itself (`RLIMIT_CPU`).
-    async fn cpu_time_used_up(&self, order: &Order) {
-        while let Some(used) = order.cgroup.as_ref().and_then(RunCgroup::cpu_time) {
+    /// Waits until the process tree has used up its CPU time: for ever where the daemon cannot tell, since the kernel
+    /// then limits each process by itself (`RLIMIT_CPU`).
+    async fn cpu_time_used_up(&self, order: &Order, plan: &impl Plan) {
+        while let Some(used) = plan.cpu_time() {
             let Some(left) = order
                 .cpu_time
                 .checked_sub(used)
@@ -374,10 +365,46 @@ impl Supervisor {
     }
 }
 
+/// Starts the stages of a sandbox, and waits until the walls stand and the guest runs.
+async fn build<P: Plan>(
+    plan: &mut P,
+    ours: OurEnds,
+    theirs: TheirEnds,
+) -> Result<(Sandbox<P::Processes>, Option<Inspection>), SuperviseError> {
+    let OurEnds {
+        mut control,
+        complaints,
+    } = ours;
+    let mut processes = plan.start(theirs.streams).await?;
+    let report = async {
+        plan.instruct(&mut control, &mut processes, theirs.descriptors)
+            .await?;
+        read_report(&mut control).await
+    };
+    match report.await {
+        Ok(Report::Started(inspection)) => Ok((Sandbox { control, processes }, inspection)),
+        Ok(Report::Failed(why)) => Err(SuperviseError::Sandbox(why)),
+        Ok(Report::Ended(_)) => Err(SuperviseError::Sandbox("the stages are confused".into())),
+        Err(error) => {
+            // Whoever hung up has said why on standard error, if it could.
+            processes.kill();
+            let said = complaint(complaints).await;
+            Err(if said.is_empty() {
+                SuperviseError::System {
+                    step: "talk to the sandbox",
+                    source: error,
+                }
+            } else {
+                SuperviseError::Sandbox(said)
+            })
+        }
+    }
+}
+
 /// A sandbox with a guest in it.
-struct Sandbox {
+struct Sandbox<P> {
     control: UnixStream,
-    processes: Processes,
+    processes: P,
 }
 
 /// The daemon's ends of everything that connects it to a run.
@@ -390,27 +417,35 @@ struct Ours {
 
 struct OurEnds {
     control: UnixStream,
-    info: pipe::Receiver,
     complaints: pipe::Receiver,
 }
 
 /// The other ends.
 struct TheirEnds {
     streams: Streams,
-    /// What the init receives for the guest: its channel, if any, stdin, stdout and stderr.
+    /// What the guest is to have: its channel, if any, stdin, stdout and stderr.
     descriptors: Vec<OwnedFd>,
 }
 
-fn ends(order: &Order) -> Result<(Ours, TheirEnds), SuperviseError> {
+/// A pipe that the daemon reads. Inherited by nobody.
+pub(crate) fn pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (read, write) = io::pipe()?;
+    Ok((pipe::Receiver::from_owned_fd(read.into())?, write.into()))
+}
+
+fn ends(
+    order: &Order,
+    pipe_owner: Option<(u32, u32)>,
+) -> Result<(Ours, TheirEnds), SuperviseError> {
     let step = "make the pipes and sockets of a run";
-    let pipe = || -> io::Result<(pipe::Receiver, OwnedFd)> {
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        if let Some((user, group)) = order.launch.run_as {
+    let guests = || -> io::Result<(pipe::Receiver, OwnedFd)> {
+        let (read, write) = pipe()?;
+        if let Some((user, group)) = pipe_owner {
             // So that a guest may open /dev/stdout, which is its pipe by name and checks who owns it.
             let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
             rustix::fs::fchown(&write, Some(user), Some(group))?;
         }
-        Ok((pipe::Receiver::from_owned_fd(read)?, write))
+        Ok((read, write))
     };
     let socket = || -> io::Result<(UnixStream, OwnedFd)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -418,10 +453,9 @@ fn ends(order: &Order) -> Result<(Ours, TheirEnds), SuperviseError> {
         Ok((UnixStream::from_std(ours)?, theirs.into()))
     };
     let (control, their_control) = socket().doing(step)?;
-    let (info, their_info) = pipe().doing(step)?;
     let (complaints, their_complaints) = pipe().doing(step)?;
-    let (stdout, their_stdout) = pipe().doing(step)?;
-    let (stderr, their_stderr) = pipe().doing(step)?;
+    let (stdout, their_stdout) = guests().doing(step)?;
+    let (stderr, their_stderr) = guests().doing(step)?;
     let mut descriptors = Vec::with_capacity(4);
     let channel = match order.job {
         Some(_) => {
@@ -437,7 +471,6 @@ fn ends(order: &Order) -> Result<(Ours, TheirEnds), SuperviseError> {
     let ours = Ours {
         sandbox: OurEnds {
             control,
-            info,
             complaints,
         },
         stdout,
@@ -447,7 +480,6 @@ fn ends(order: &Order) -> Result<(Ours, TheirEnds), SuperviseError> {
     let theirs = TheirEnds {
         streams: Streams {
             control: their_control,
-            info: their_info,
             complaints: their_complaints,
         },
         descriptors,
@@ -455,25 +487,11 @@ fn ends(order: &Order) -> Result<(Ours, TheirEnds), SuperviseError> {
     Ok((ours, theirs))
 }
 
-/// Reads from bubblewrap which process the init is.
-async fn pid_of_init(info: pipe::Receiver) -> io::Result<i32> {
-    #[derive(serde::Deserialize)]
-    struct Info {
-        #[serde(rename = "child-pid")]
-        child_pid: i32,
-    }
-    let mut text = Vec::new();
-    let mut info = info.take(MAX_COMPLAINT as u64);
-    while !text.ends_with(b"}") && !text.ends_with(b"}\n") {
-        if info.read_buf(&mut text).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok(serde_json::from_slice::<Info>(&text)?.child_pid)
-}
-
-/// Hands the guest's descriptors to the init, with one byte to carry them (unix(7), `SCM_RIGHTS`).
-async fn send_descriptors(control: &UnixStream, descriptors: &[OwnedFd]) -> io::Result<()> {
+/// Hands the guest's descriptors to a stage, with one byte to carry them (unix(7), `SCM_RIGHTS`).
+pub(crate) async fn send_descriptors(
+    control: &UnixStream,
+    descriptors: &[OwnedFd],
+) -> io::Result<()> {
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     control
         .async_io(Interest::WRITABLE, || {
@@ -481,7 +499,7 @@ async fn send_descriptors(control: &UnixStream, descriptors: &[OwnedFd]) -> io::
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
             ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
             let byte = [IoSlice::new(&[wire::DESCRIPTORS])];
-            rustix::net::sendmsg(control, &byte, &mut ancillary, SendFlags::NOSIGNAL)?;
+            rustix::net::sendmsg(control, &byte, &mut ancillary, wire::NO_SIGNAL)?;
             Ok(())
         })
         .await
@@ -505,7 +523,7 @@ fn ended(report: &io::Result<Report>) -> Option<Ended> {
     }
 }
 
-/// What launcher and bubblewrap said on standard error.
+/// What the stages said on standard error.
 async fn complaint(complaints: pipe::Receiver) -> String {
     let mut text = Vec::new();
     let mut bounded = complaints.take(MAX_COMPLAINT as u64);

@@ -1,4 +1,4 @@
-//! Isolation where there is none yet: everywhere but on Linux. Nothing runs without it.
+//! Isolation where there is none: everywhere but on Linux and macOS. Nothing runs without it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::config::Config;
 /// There is no isolation adapter for this operating system.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error(
-    "there is no isolation for {} yet. Remedy: run the daemon on Linux, or in a Linux virtual machine",
+    "there is no isolation for {}. Remedy: run the daemon on Linux or macOS, or in a Linux virtual machine",
     std::env::consts::OS
 )]
 pub struct IsolationError;

@@ -3,14 +3,10 @@
 use std::sync::Arc;
 
 use executor_application::Sandbox;
-use executor_domain::RequestedLimits;
-use executor_infra_isolation::{BwrapConfig, BwrapSandbox, Check, StartError};
+use executor_infra_isolation::{BwrapConfig, BwrapSandbox, StartError};
 
-use super::Finding;
+use super::{Finding, probe_limits};
 use crate::config::Config;
-
-/// How long a guest of our own may take, in seconds.
-const PROBE_TIMEOUT: u64 = 10;
 
 /// Why no sandbox can be started here, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -46,27 +42,8 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     }
 }
 
-impl From<Check> for Finding {
-    fn from(check: Check) -> Self {
-        Self {
-            name: check.name,
-            passed: check.passed,
-            essential: check.essential,
-            detail: check.detail,
-        }
-    }
-}
-
 fn bwrap(config: &Config) -> Result<BwrapConfig, IsolationError> {
-    // A guest of our own that asks for a version takes milliseconds. One that hangs must not hang `/health` for long.
-    let wish = RequestedLimits {
-        timeout: Some(config.limits.ceilings().max_timeout.min(PROBE_TIMEOUT)),
-        ..RequestedLimits::default()
-    };
-    let limits = config
-        .limits
-        .grant(&wish)
-        .map_err(|_| IsolationError::Limits)?;
+    let limits = probe_limits(config).ok_or(IsolationError::Limits)?;
     Ok(BwrapConfig {
         bwrap: config.bwrap_path.clone(),
         guest_user: (config.guest.uid, config.guest.gid),

@@ -2,7 +2,11 @@
 
 mod clock;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
-#[cfg_attr(not(target_os = "linux"), path = "elsewhere.rs")]
+#[cfg_attr(target_os = "macos", path = "macos.rs")]
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "macos")),
+    path = "elsewhere.rs"
+)]
 mod platform;
 mod reports;
 mod store;
@@ -14,7 +18,11 @@ use executor_application::{
     Outbox, Retention, Sandbox, SessionFiles, Traces, WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+use executor_domain::{RequestedLimits, ResourceLimit};
 use executor_infra_control_plane::OptionsError;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+use executor_infra_isolation::Check;
 use executor_infra_telemetry::Counters;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
 use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
@@ -25,6 +33,10 @@ pub use reports::control_plane;
 pub use store::StoreFailure;
 
 use crate::{config::Config, exit::Exit};
+
+/// How long a guest of our own may take, in seconds.
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+const PROBE_TIMEOUT: u64 = 10;
 
 /// Where the sessions' workspaces are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +58,18 @@ pub struct Finding {
     pub essential: bool,
     /// What was seen; where it is not as it should be, why, and what to do about it.
     pub detail: String,
+}
+
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+impl From<Check> for Finding {
+    fn from(check: Check) -> Self {
+        Self {
+            name: check.name,
+            passed: check.passed,
+            essential: check.essential,
+            detail: check.detail,
+        }
+    }
 }
 
 /// Why the executor cannot start.
@@ -100,15 +124,34 @@ pub struct Adapters {
 }
 
 impl Adapters {
-    /// Opens the workspaces and starts the sandbox, which is proven by a real run. Blocks for some milliseconds while
-    /// the workspaces are opened. Dropping the future leaves nothing behind.
+    /// Opens the workspaces and starts this platform's sandbox, which is proven by a real run. Blocks for some
+    /// milliseconds while the workspaces are opened. Dropping the future leaves nothing behind.
     pub async fn start(config: &Config, place: WorkspacePlace) -> Result<Self, StartError> {
         let workspaces = workspaces(config, place).map_err(StartError::Workspaces)?;
         let sandbox = platform::start(config)
             .await
             .map_err(StartError::Isolation)?;
+        Ok(Self::of(sandbox, workspaces, config, place))
+    }
+
+    /// Opens the workspaces for a sandbox that somebody else has started. Blocks like [`start`](Self::start).
+    pub fn around(
+        sandbox: Arc<dyn Sandbox>,
+        config: &Config,
+        place: WorkspacePlace,
+    ) -> Result<Self, StartError> {
+        let workspaces = workspaces(config, place).map_err(StartError::Workspaces)?;
+        Ok(Self::of(sandbox, workspaces, config, place))
+    }
+
+    fn of(
+        sandbox: Arc<dyn Sandbox>,
+        workspaces: SessionWorkspaces,
+        config: &Config,
+        place: WorkspacePlace,
+    ) -> Self {
         let workspaces = Arc::new(workspaces);
-        Ok(Self {
+        Self {
             sandbox,
             single: place == WorkspacePlace::Configured && config.session.is_some(),
             files: Arc::clone(&workspaces) as Arc<_>,
@@ -118,7 +161,7 @@ impl Adapters {
                 telemetry: Arc::new(Counters::new(env!("CARGO_PKG_VERSION"))),
                 ..Instruments::default()
             },
-        })
+        }
     }
 
     /// The same with links to the traces of others, if there are any.
@@ -235,6 +278,17 @@ impl Adapters {
             self.workspaces.root().join(session.as_str())
         }
     }
+}
+
+/// What a guest of our own may use when isolation is tried; `None` where the ceilings leave nothing for one, which no
+/// accepted configuration does. It takes milliseconds; one that hangs must not hang `/health` for long.
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+fn probe_limits(config: &Config) -> Option<ResourceLimit> {
+    let wish = RequestedLimits {
+        timeout: Some(config.limits.ceilings().max_timeout.min(PROBE_TIMEOUT)),
+        ..RequestedLimits::default()
+    };
+    config.limits.grant(&wish).ok()
 }
 
 fn workspaces(config: &Config, place: WorkspacePlace) -> Result<SessionWorkspaces, WorkspaceError> {

@@ -12,10 +12,10 @@ use executor_domain::{
 use rustix::process::Signal;
 
 use crate::{
-    cgroup,
     guest::channel::GuestMessage,
     stage::wire::{Ended, Exit},
     supervisor::{Finished, Verdict},
+    usage::Usage as Counted,
 };
 
 /// What a shell, and many a runtime, makes of a child that died of SIGKILL.
@@ -23,18 +23,14 @@ const EXIT_CODE_OF_SIGKILL: i32 = 128 + Signal::KILL.as_raw();
 
 /// What was to be run.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Program {
+pub(crate) struct Program {
     pub language: Language,
     pub mode: Mode,
     pub limits: ResourceLimit,
 }
 
 /// Judges a run.
-pub(super) fn judge(
-    program: &Program,
-    finished: Finished,
-    used: Option<&cgroup::Usage>,
-) -> Outcome {
+pub(crate) fn judge(program: &Program, finished: Finished, used: Option<&Counted>) -> Outcome {
     let facts = Facts {
         program,
         out_of_memory: used.is_some_and(|used| used.oom_kills > 0),
@@ -114,6 +110,7 @@ impl Facts<'_> {
             }
             Some(Exit::Code(code)) => self.exited(code, message),
             Some(Exit::Signal(signal)) => self.killed(signal),
+            Some(Exit::OutOfMemory) => Ending::Crashed(CrashCause::Memory),
             // The init itself is gone: for want of memory, or because the guest took its CPU time away (prlimit(2)), which
             // costs nobody but the guest.
             None if self.out_of_memory => Ending::Crashed(CrashCause::Memory),
@@ -245,7 +242,6 @@ mod tests {
             stderr: CapturedOutput::default(),
             wall_time: Duration::from_millis(5),
             inspection: None,
-            cgroup: None,
         }
     }
 
@@ -306,9 +302,9 @@ mod tests {
 
     #[test]
     fn want_of_memory_is_never_a_bare_137() {
-        let oom = cgroup::Usage {
+        let oom = Counted {
             oom_kills: 1,
-            ..cgroup::Usage::default()
+            ..Counted::default()
         };
         for how in [Exit::Signal(9), Exit::Code(137)] {
             let outcome = judge(&program(Language::Shell), finished(how, None), Some(&oom));
@@ -327,6 +323,17 @@ mod tests {
         );
         assert!(matches!(lived.ending, Ending::Completed { .. }));
         assert_eq!(lived.limits_hit, [LimitHit::Memory]);
+    }
+
+    #[test]
+    fn whoever_samples_memory_says_so() {
+        let outcome = judge(
+            &program(Language::Python),
+            finished(Exit::OutOfMemory, None),
+            None,
+        );
+        assert_eq!(outcome.ending, Ending::Crashed(CrashCause::Memory));
+        assert_eq!(outcome.limits_hit, [LimitHit::Memory]);
     }
 
     #[test]
@@ -365,11 +372,11 @@ mod tests {
         );
         assert_eq!(rough.usage.cpu_time, Some(Duration::from_micros(1500)));
         assert_eq!(rough.usage.peak_memory_bytes, Some(2048 << 10));
-        let used = cgroup::Usage {
+        let used = Counted {
             cpu: Some(Duration::from_millis(7)),
             peak_memory_bytes: Some(1),
             pids_refused: 2,
-            ..cgroup::Usage::default()
+            ..Counted::default()
         };
         let exact = judge(
             &program(Language::Shell),

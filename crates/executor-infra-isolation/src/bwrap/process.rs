@@ -5,7 +5,7 @@ use std::{io, os::fd::OwnedFd, process::Child, time::Duration};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::SuperviseError;
+use crate::supervisor::{self, SuperviseError};
 
 /// How long the sandbox may take to come down by itself once the guest is dead.
 const COME_DOWN_LIMIT: Duration = Duration::from_secs(1);
@@ -13,7 +13,7 @@ const COME_DOWN_LIMIT: Duration = Duration::from_secs(1);
 const DEATH_LIMIT: Duration = Duration::from_secs(30);
 
 /// The processes of one run. Killed on drop, and reaped.
-pub(super) struct Processes {
+pub(super) struct BwrapProcesses {
     /// The launcher, which becomes bubblewrap.
     outer: Child,
     outer_handle: AsyncFd<OwnedFd>,
@@ -23,7 +23,7 @@ pub(super) struct Processes {
     reaped: bool,
 }
 
-impl Processes {
+impl BwrapProcesses {
     pub(super) fn new(outer: Child) -> io::Result<Self> {
         let mut outer = outer;
         match pid(&outer).and_then(handle) {
@@ -49,9 +49,21 @@ impl Processes {
         Ok(())
     }
 
-    /// Kills everything. The init by its descriptor, which cannot mean another process; the rest by their process
-    /// group, which bubblewrap's child leaves only once it is tied to bubblewrap's life.
-    pub(super) fn kill(&self) {
+    /// Cancel safe.
+    async fn dead(&mut self) {
+        // A handle becomes readable when its process ends (pidfd_open(2)).
+        if let Some(init) = &self.init_handle {
+            let _ = init.readable().await;
+        }
+        let _ = self.outer_handle.readable().await;
+        self.reaped = matches!(self.outer.try_wait(), Ok(Some(_)));
+    }
+}
+
+impl supervisor::Processes for BwrapProcesses {
+    /// The init by its descriptor, which cannot mean another process; the rest by their process group, which
+    /// bubblewrap's child leaves only once it is tied to bubblewrap's life.
+    fn kill(&mut self) {
         if let Some(init) = &self.init_handle {
             // Both fail only where there is nobody left.
             let _ = rustix::process::pidfd_send_signal(init, Signal::KILL);
@@ -63,8 +75,7 @@ impl Processes {
         }
     }
 
-    /// Waits until all of them are dead and reaped. Where they do not end by themselves, they are killed.
-    pub(super) async fn bury(&mut self, ends_by_itself: bool) -> Result<(), SuperviseError> {
+    async fn bury(&mut self, ends_by_itself: bool) -> Result<(), SuperviseError> {
         if ends_by_itself
             && tokio::time::timeout(COME_DOWN_LIMIT, self.dead())
                 .await
@@ -77,22 +88,12 @@ impl Processes {
             .await
             .map_err(|_| SuperviseError::Unkillable)
     }
-
-    /// Cancel safe.
-    async fn dead(&mut self) {
-        // A handle becomes readable when its process ends (pidfd_open(2)).
-        if let Some(init) = &self.init_handle {
-            let _ = init.readable().await;
-        }
-        let _ = self.outer_handle.readable().await;
-        self.reaped = matches!(self.outer.try_wait(), Ok(Some(_)));
-    }
 }
 
-impl Drop for Processes {
+impl Drop for BwrapProcesses {
     fn drop(&mut self) {
         if !self.reaped {
-            self.kill();
+            supervisor::Processes::kill(self);
             // Dead in a moment: bubblewrap never hangs in the kernel.
             let _ = self.outer.wait();
         }

@@ -16,18 +16,13 @@ use std::{
 use rustix::fs::{MemfdFlags, SealFlags};
 use tokio::sync::oneshot;
 
-use crate::stage;
-
-/// The standard streams of a launcher.
-pub(super) struct Streams {
-    pub control: OwnedFd,
-    pub info: OwnedFd,
-    pub complaints: OwnedFd,
-}
+use crate::{stage, supervisor::Streams};
 
 /// One launcher to start, and where to say how that went.
 struct Order {
     streams: Streams,
+    /// Where bubblewrap says what it has made.
+    info: OwnedFd,
     reply: oneshot::Sender<io::Result<Child>>,
 }
 
@@ -51,7 +46,7 @@ impl Spawner {
             .name("spawner".into())
             .spawn(move || {
                 while let Ok(order) = inbox.recv() {
-                    let spawned = spawn(&program, order.streams);
+                    let spawned = spawn(&program, order.streams, order.info);
                     if let Err(Ok(mut orphan)) = order.reply.send(spawned) {
                         // Whoever ordered it has gone. It has not been told what to do yet, so it has no children.
                         let _ = orphan.kill();
@@ -63,22 +58,26 @@ impl Spawner {
     }
 
     /// Starts a launcher.
-    pub(super) async fn spawn(&self, streams: Streams) -> io::Result<Child> {
+    pub(super) async fn spawn(&self, streams: Streams, info: OwnedFd) -> io::Result<Child> {
         let gone = || io::Error::other("the spawner thread is gone");
         let (reply, answer) = oneshot::channel();
         self.orders
-            .send(Order { streams, reply })
+            .send(Order {
+                streams,
+                info,
+                reply,
+            })
             .map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
 
-fn spawn(program: &File, streams: Streams) -> io::Result<Child> {
+fn spawn(program: &File, streams: Streams, info: OwnedFd) -> io::Result<Child> {
     Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
         .arg(stage::LAUNCHER)
         .env_clear()
         .stdin(Stdio::from(streams.control))
-        .stdout(Stdio::from(streams.info))
+        .stdout(Stdio::from(info))
         .stderr(Stdio::from(streams.complaints))
         // A group of its own: what the launcher starts can be killed by the group until the sandbox has a pid of its
         // own, and a Ctrl-C at a terminal is for the daemon alone.

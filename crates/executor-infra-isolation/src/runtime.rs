@@ -1,16 +1,12 @@
 //! An interpreter that is ready for guests, and what one guest needs of it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use executor_application::Job;
-use executor_domain::Language;
+use executor_application::{Job, Listener};
+use executor_domain::{Language, ResourceLimit};
 
-use super::engine::Program;
 use crate::{
-    guest::{
-        interpreter::{GUEST_ENVIRONMENT, Interpreter, SHELL_SCRIPT},
-        runner::Bootstrap,
-    },
+    guest::{interpreter::Interpreter, runner::Bootstrap},
     stage::wire::SmallFile,
     supervisor,
 };
@@ -19,6 +15,57 @@ use crate::{
 const EVENT_VARIABLE: &str = "EVENT_JSON";
 /// Longest `NAME=value` with its NUL that Linux passes to a program (`MAX_ARG_STRLEN`, execve(2)).
 const MAX_VARIABLE_BYTES: usize = 128 << 10;
+
+/// Open files of one process. What Linux gives by default; enough for every library that we know of.
+pub(crate) const OPEN_FILES: u64 = 1024;
+/// Most bytes of a result.
+pub(crate) const MAX_RESULT_BYTES: usize = 8 << 20;
+
+/// A program to run in a sandbox.
+pub(crate) struct Program {
+    /// The program, by absolute path in the sandbox, and its arguments.
+    pub argv: Vec<String>,
+    /// Its whole environment.
+    pub environment: Vec<(String, String)>,
+    /// Files of ours that it needs, where [`Surroundings`] says.
+    pub files: Vec<SmallFile>,
+    /// Its standard input.
+    pub stdin: String,
+    /// What it is told on its channel; `None`: it has none.
+    pub job: Option<supervisor::Job>,
+    /// Who hears what it writes.
+    pub listener: Listener,
+}
+
+/// Where a guest finds itself, as far as its adapter decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Surroundings {
+    /// The environment before the caller's variables are added, which may replace any of these.
+    pub environment: Vec<(String, String)>,
+    /// Where a shell guest's script is.
+    pub script: String,
+}
+
+impl Surroundings {
+    /// Those in a sandbox with a file system of its own.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn of_bubblewrap() -> Self {
+        use crate::guest::interpreter::{GUEST_ENVIRONMENT, SHELL_SCRIPT};
+
+        Self {
+            environment: GUEST_ENVIRONMENT
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            script: SHELL_SCRIPT.into(),
+        }
+    }
+}
+
+/// CPU time in whole seconds, upwards, for `RLIMIT_CPU`.
+pub(crate) fn cpu_seconds(limits: &ResourceLimit) -> u64 {
+    let millis = limits.cpu_time().max(Duration::from_millis(1)).as_millis();
+    u64::try_from(millis.div_ceil(1000)).unwrap_or(u64::MAX / 2)
+}
 
 /// An interpreter that is ready for guests.
 #[derive(Debug, Clone)]
@@ -45,11 +92,12 @@ impl Runtime {
     }
 
     /// What a job means for this interpreter.
-    pub(crate) fn prepare(&self, job: Job) -> Prepared {
+    pub(crate) fn prepare(&self, job: Job, surroundings: &Surroundings) -> Prepared {
         let (event_variable, note) = event_variable(job.event.as_str());
         // Later ones win: the caller may replace any of ours.
-        let environment = GUEST_ENVIRONMENT
-            .into_iter()
+        let ours = surroundings.environment.iter();
+        let environment = ours
+            .map(|(name, value)| (name.as_str(), value.as_str()))
             .chain(event_variable)
             .chain(job.environment.iter())
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -60,12 +108,12 @@ impl Runtime {
             event.unwrap_or_default()
         });
         let files = is_shell.then(|| SmallFile {
-            path: SHELL_SCRIPT.into(),
+            path: surroundings.script.clone(),
             text: job.source.code().to_owned(),
         });
         let memory_limit_mb = job.limits.max_memory_mb();
         let program = Program {
-            argv: self.argv(memory_limit_mb),
+            argv: self.argv(memory_limit_mb, &surroundings.script),
             environment,
             files: files.into_iter().collect(),
             stdin,
@@ -77,14 +125,13 @@ impl Runtime {
                 event: job.event,
                 memory_limit_mb,
             }),
-            inspect: false,
             listener: job.listener,
         };
         Prepared { program, note }
     }
 
-    fn argv(&self, memory_limit_mb: u64) -> Vec<String> {
-        let mut argv = words(self.interpreter.command());
+    fn argv(&self, memory_limit_mb: u64, script: &str) -> Vec<String> {
+        let mut argv = words(self.interpreter.command_with(script));
         argv.splice(1..1, self.options.iter().cloned());
         if self.language() == Language::JavaScript {
             // V8 sizes its heap by the machine's memory and would meet the cgroup's limit before it collects garbage.

@@ -1,0 +1,83 @@
+//! How the processes of a run come about under bubblewrap: launcher, bubblewrap, init.
+
+use std::{io, os::fd::OwnedFd, process, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixStream, unix::pipe},
+};
+
+use super::{process::BwrapProcesses, spawner::Spawner};
+use crate::{
+    cgroup::RunCgroup,
+    stage::wire::{self, InitSpec, LaunchSpec},
+    supervisor::{self, Doing, Plan, Streams, SuperviseError},
+};
+
+/// Most that bubblewrap says of what it has made.
+const MAX_INFO: u64 = 8 << 10;
+
+/// One run under bubblewrap.
+pub(super) struct BwrapPlan<'a> {
+    pub(super) spawner: &'a Spawner,
+    pub(super) launch: LaunchSpec,
+    pub(super) init: InitSpec,
+    pub(super) cgroup: Option<RunCgroup>,
+    /// Where bubblewrap says what it has made, once it is started.
+    pub(super) info: Option<pipe::Receiver>,
+}
+
+impl Plan for BwrapPlan<'_> {
+    type Processes = BwrapProcesses;
+
+    fn pipe_owner(&self) -> Option<(u32, u32)> {
+        self.launch.run_as
+    }
+
+    async fn start(&mut self, streams: Streams) -> Result<BwrapProcesses, SuperviseError> {
+        let (info, their_info) = supervisor::pipe().doing("make the pipes and sockets of a run")?;
+        self.info = Some(info);
+        let launcher = self.spawner.spawn(streams, their_info).await;
+        BwrapProcesses::new(launcher.doing("start the launcher")?).doing("watch the launcher")
+    }
+
+    async fn instruct(
+        &mut self,
+        control: &mut UnixStream,
+        processes: &mut BwrapProcesses,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        self.launch.parent = process::id();
+        let launch = wire::encode(&self.launch)?;
+        let init = wire::encode(&self.init)?;
+        control.write_all(&launch).await?;
+        let info = self.info.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let pid = pid_of_init(info).await?;
+        processes.watch_init(pid)?;
+        // Only now does the init get an order, so it cannot have ended before it was being watched.
+        supervisor::send_descriptors(control, &descriptors).await?;
+        drop(descriptors);
+        control.write_all(&init).await
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        self.cgroup.as_ref().and_then(RunCgroup::cpu_time)
+    }
+}
+
+/// Reads from bubblewrap which process the init is.
+async fn pid_of_init(info: pipe::Receiver) -> io::Result<i32> {
+    #[derive(serde::Deserialize)]
+    struct Info {
+        #[serde(rename = "child-pid")]
+        child_pid: i32,
+    }
+    let mut text = Vec::new();
+    let mut info = info.take(MAX_INFO);
+    while !text.ends_with(b"}") && !text.ends_with(b"}\n") {
+        if info.read_buf(&mut text).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(serde_json::from_slice::<Info>(&text)?.child_pid)
+}

@@ -33,3 +33,8 @@ pub use outcome::{
 };
 pub use source::{InvalidSource, MAX_CODE_BYTES, Source};
 pub use time::Timestamp;
+
+/// The programs of the README do what they show.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

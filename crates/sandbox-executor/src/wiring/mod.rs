@@ -78,16 +78,36 @@ impl Adapters {
     /// Opens the workspaces and starts the sandbox, which is proven by a real run. Blocks for some milliseconds while
     /// the workspaces are opened. Dropping the future leaves nothing behind.
     pub async fn start(config: &Config, place: WorkspacePlace) -> Result<Self, StartError> {
+        // Opened first: it is cheap, and a mistake in the path shows at once.
         let workspaces = workspaces(config, place).map_err(StartError::Workspaces)?;
         let sandbox = platform::start(config)
             .await
             .map_err(StartError::Isolation)?;
-        Ok(Self {
+        Ok(Self::new(config, place, sandbox, workspaces))
+    }
+
+    /// The same around a sandbox that is there already, and that nobody proves.
+    pub fn around(
+        config: &Config,
+        place: WorkspacePlace,
+        sandbox: Arc<dyn Sandbox>,
+    ) -> Result<Self, StartError> {
+        let workspaces = workspaces(config, place).map_err(StartError::Workspaces)?;
+        Ok(Self::new(config, place, sandbox, workspaces))
+    }
+
+    fn new(
+        config: &Config,
+        place: WorkspacePlace,
+        sandbox: Arc<dyn Sandbox>,
+        workspaces: SessionWorkspaces,
+    ) -> Self {
+        Self {
             sandbox,
             single: place == WorkspacePlace::Configured && config.session.is_some(),
             workspaces: Arc::new(workspaces),
             clock: Arc::new(SystemClock),
-        })
+        }
     }
 
     /// The use case on top of these adapters.

@@ -67,7 +67,11 @@ fn act(cli: Cli) -> Exit {
         Action::Doctor { json } => {
             briefly(settings, async |config| doctor::doctor(config, json).await)
         }
-        Action::Health => briefly(settings, health::health),
+        // Asked every few seconds: what there is to know about the settings is in the daemon's log already.
+        Action::Health => match load(settings) {
+            Ok(loaded) => in_runtime(health::health(&loaded.config)),
+            Err(exit) => exit,
+        },
         Action::Config { markdown: true, .. } => {
             terminal::out(config::markdown().trim_end());
             Exit::Success

@@ -4,12 +4,14 @@ ask-container.py URL ready                      waits until a sandbox can be sta
 ask-container.py URL examples DIRECTORY         sends every request of docs/examples
 ask-container.py URL hostile                    sends guests that attack, and looks whether the daemon minds
 ask-container.py URL stop-meanwhile COMMAND...  starts runs, then the command; every caller must be answered
+ask-container.py URL reported URL               runs something, and waits until the control plane there shows it
 ask-container.py start-to-ready STARTED LOG     compares the runtime's stamp with the daemon's, in seconds
 """
 
 import concurrent.futures
 import datetime
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -26,7 +28,10 @@ START_TO_READY = 1.0
 
 def ask(url, body=None):
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    if token := os.environ.get("INTERNAL_API_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    request = urllib.request.Request(url, data, headers)
     try:
         with OPENER.open(request, timeout=PATIENCE) as answer:
             return answer.status, json.load(answer)
@@ -123,6 +128,20 @@ def stop_meanwhile(url, command):
     print(f"{callers} runs were on at the stop, and {callers} callers have their results")
 
 
+def reported(url, control_plane):
+    identity = f"reported-{time.time_ns()}"
+    status, answer = execute(url, execution_id=identity, language="shell", code="echo seen")
+    must((status, answer.get("status")) == (200, "completed"), f"{status} {answer}")
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        status, answer = ask(control_plane + "/api/v1/executions")
+        if status == 200 and identity in json.dumps(answer) and "seen" in json.dumps(answer):
+            break
+        must(time.monotonic() < deadline, f"the control plane does not show {identity}: {status} {answer}")
+        time.sleep(0.2)
+    print(f"the control plane shows {identity}")
+
+
 def start_to_ready(started, log):
     listening = next(
         (record for line in open(log) if '"listening"' in line and (record := json.loads(line))), None
@@ -149,6 +168,8 @@ if __name__ == "__main__":
             examples(url, directory)
         case [url, "hostile"]:
             hostile(url)
+        case [url, "reported", control_plane]:
+            reported(url, control_plane)
         case [url, "stop-meanwhile", *command]:
             stop_meanwhile(url, command)
         case _:

@@ -24,7 +24,14 @@
 
 mod request;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use thiserror::Error;
 
@@ -55,11 +62,19 @@ pub use crate::{
 pub fn dispatch() {
     #[cfg(target_os = "linux")]
     executor_infra_isolation::stage::dispatch();
+    DISPATCHED.store(true, Ordering::Relaxed);
 }
+
+/// Whether [`dispatch`] has come back. A program that never calls it would start itself as its own launcher, which would start
+/// itself, and so on.
+static DISPATCHED: AtomicBool = AtomicBool::new(false);
 
 /// Why there is no executor.
 #[derive(Debug, Error)]
 pub enum EmbedError {
+    /// The program does not play its stages.
+    #[error("embed::dispatch() must be the first call of main, and has not been called")]
+    NotDispatched,
     /// The settings have mistakes.
     #[error(transparent)]
     Settings(#[from] Mistakes),
@@ -221,6 +236,9 @@ impl Builder {
     ///
     /// What is missing on this host, and what to do about it. There is no executor without isolation.
     pub async fn start(self) -> Result<Executor, EmbedError> {
+        if self.sandbox.is_none() && !DISPATCHED.load(Ordering::Relaxed) {
+            return Err(EmbedError::NotDispatched);
+        }
         let mut config = config::load(&self.settings)?.config;
         let place = match self.workspace_path {
             Some(path) => {
@@ -316,6 +334,13 @@ mod tests {
             matches!(refused, Err(RunError::Execute(ExecuteError::Limits(_)))),
             "{refused:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_dispatch_starts_nothing() {
+        // As this test's executable.
+        let refused = Executor::builder().start().await;
+        assert!(matches!(refused.err(), Some(EmbedError::NotDispatched)));
     }
 
     #[tokio::test]

@@ -89,7 +89,11 @@ def check_paths(page, text):
 TAKE_APART = r"""
 shopt -s extdebug
 set -T
-take() { printf '%s\0' "$1" >&9; return 1; }
+take() {
+    case $1 in "for "* | "case "* | "select "* | "(("*) return 0 ;; esac
+    printf '%s\0' "$1" >&9
+    return 1
+}
 trap 'take "$BASH_COMMAND"' DEBUG
 """
 

@@ -85,7 +85,7 @@ def computed(known):
     row("Memory of warm slots, GiB", [number(None if slot is None or value is None else value * slot / 1024) for value in slots])
     row("Reports to the control plane, per second", [number(rate) for rate in RATES])
     row("Heartbeats to it, per second", [number(rate * wall / known["heartbeat_s"] if wall >= known["heartbeat_s"] else 0) for rate in RATES])
-    row("Results kept, GiB", [number(rate * known["result_ttl_h"] * 3600 * known["result_kb"] / 1024 / 1024) for rate in RATES])
+    row("Results within RESULT_TTL, GiB; each daemon keeps at most MAX_STATE_BYTES", [number(rate * known["result_ttl_h"] * 3600 * known["result_kb"] / 1024 / 1024) for rate in RATES])
     return "\n".join(lines)
 
 

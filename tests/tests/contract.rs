@@ -5,9 +5,14 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use executor_application::{CancellationToken, Job, Sandbox, fake::FakeSandbox};
+use executor_application::{
+    CancellationToken, Job, Listener, OutputListener, OutputStream, Sandbox, fake::FakeSandbox,
+};
 use executor_domain::{Clock, CrashCause, Ending, Language, LimitHit, Outcome, Reason};
 use support::{Workspace, limits, run};
 
@@ -19,6 +24,7 @@ enum Does {
         stdout: &'static str,
         stderr: &'static str,
     },
+    WriteAndSleep(&'static str),
     Flood(usize),
     Exit(i32),
     DieOf(i32),
@@ -44,6 +50,7 @@ impl Subject for Fake {
         let code = match does {
             Does::Return(json) => format!("return {json}"),
             Does::Write { stdout, stderr } => format!("echo {stdout}\nwarn {stderr}"),
+            Does::WriteAndSleep(text) => format!("echo {text}\nsleep 100000000"),
             Does::Flood(bytes) => format!("flood {bytes}"),
             Does::Exit(code) => format!("exit {code}"),
             Does::DieOf(signal) => format!("kill {signal}"),
@@ -77,6 +84,9 @@ impl<S: Sandbox> Subject for Real<S> {
             Does::Write { stdout, stderr } => {
                 return (Language::Shell, format!("echo {stdout}\necho {stderr} >&2"));
             }
+            Does::WriteAndSleep(text) => {
+                handler(format!("print({text:?}, flush=True); time.sleep(100000)"))
+            }
             Does::Flood(bytes) => return (Language::Shell, format!("head -c {bytes} /dev/zero")),
             Does::Exit(code) => return (Language::Shell, format!("exit {code}")),
             Does::DieOf(signal) => handler(format!("os.kill(os.getpid(), {signal})")),
@@ -85,6 +95,34 @@ impl<S: Sandbox> Subject for Real<S> {
             Does::BreakSyntax => "def handler(event:\n".into(),
         };
         (Language::Python, code)
+    }
+}
+
+/// Remembers what it hears.
+#[derive(Default)]
+struct Ear {
+    heard: Mutex<Vec<(OutputStream, Vec<u8>)>>,
+    more: tokio::sync::Notify,
+}
+
+impl OutputListener for Ear {
+    fn wrote(&self, stream: OutputStream, bytes: &[u8]) {
+        self.heard.lock().unwrap().push((stream, bytes.to_vec()));
+        self.more.notify_one();
+    }
+}
+
+impl Ear {
+    fn heard(&self, stream: OutputStream) -> Vec<u8> {
+        let heard = self.heard.lock().unwrap();
+        let of_stream = heard.iter().filter(|(heard, _)| *heard == stream);
+        of_stream.flat_map(|(_, bytes)| bytes.clone()).collect()
+    }
+
+    async fn hears(&self, stream: OutputStream, bytes: &[u8]) {
+        while self.heard(stream) != bytes {
+            self.more.notified().await;
+        }
     }
 }
 
@@ -120,6 +158,24 @@ async fn states(subject: &dyn Subject) {
         ),
         (&b"one\n"[..], &b"two\n"[..])
     );
+
+    // What a guest writes is heard while it runs, and up to the cap.
+    let ear = Arc::new(Ear::default());
+    let mut talker = job(Does::WriteAndSleep("soon"));
+    talker.listener = Listener::new(Arc::clone(&ear) as _);
+    let cancel = CancellationToken::new();
+    let (outcome, ()) = tokio::join!(sandbox.run(talker, cancel.clone()), async {
+        ear.hears(OutputStream::Stdout, b"soon\n").await;
+        cancel.cancel();
+    });
+    assert_eq!(outcome.unwrap().stdout.bytes, b"soon\n");
+    let ear = Arc::new(Ear::default());
+    let mut flood = job(Does::Flood(1_000_000));
+    flood.limits = limits(|wish| wish.max_output_bytes = Some(1000));
+    flood.listener = Listener::new(Arc::clone(&ear) as _);
+    let outcome = run(sandbox, flood).await;
+    assert_eq!(ear.heard(OutputStream::Stdout), outcome.stdout.bytes);
+    assert_eq!(ear.heard(OutputStream::Stdout).len(), 1000);
 
     // A guest's misfortune is a value.
     let outcome = run(sandbox, job(Does::Exit(3))).await;

@@ -115,6 +115,19 @@ impl Admission {
             .saturating_sub(self.slots.available_permits())
     }
 
+    /// Executions that wait for a slot now. Two counters are read one after the other: what moves in between can be
+    /// counted on either side.
+    pub(crate) fn waiting(&self) -> usize {
+        let places = self
+            .capacity
+            .running
+            .max(1)
+            .saturating_add(self.capacity.queued);
+        places
+            .saturating_sub(self.places.available_permits())
+            .saturating_sub(self.running())
+    }
+
     /// When somebody who was sent away should come back: the time in which the queue drains once if every run takes
     /// `typical`. At least a second, since clients count in seconds, and at most a minute.
     pub(crate) fn retry_after(&self, typical: Duration) -> Duration {
@@ -155,12 +168,12 @@ mod tests {
         let first = admission.enter(0).unwrap().slot().await;
         let _second = admission.enter(0).unwrap().slot().await;
         let waiting = admission.enter(0).unwrap();
-        assert_eq!(admission.running(), 2);
+        assert_eq!((admission.running(), admission.waiting()), (2, 1));
         assert_eq!(admission.enter(0).unwrap_err(), Refusal::Full);
 
         drop(first);
         let _third = waiting.slot().await;
-        assert_eq!(admission.running(), 2);
+        assert_eq!((admission.running(), admission.waiting()), (2, 0));
         assert!(admission.enter(0).is_ok());
     }
 

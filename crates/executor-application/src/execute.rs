@@ -1,5 +1,11 @@
 //! The use case: run untrusted code and come back with its result.
 
+mod command;
+mod run;
+mod submission;
+#[cfg(test)]
+mod tests;
+
 use std::{
     path::Path,
     sync::{
@@ -10,76 +16,24 @@ use std::{
 };
 
 use executor_domain::{
-    Artifacts, CapturedOutput, Ending, Event, Execution, ExecutionId, GuestEnvironment, Language,
-    LimitError, LimitPolicy, Outcome, RequestedLimits, ResourceLimit, SessionId, Source, Start,
-    Usage,
+    Artifacts, CapturedOutput, CrashCause, Ending, Execution, ExecutionId, Language, LimitError,
+    LimitPolicy, Outcome, SessionId, Start, Status, Timestamp, Usage,
 };
-use sha2::{Digest, Sha256};
 use thiserror::Error;
-use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
-    Clock, Job, Sandbox, SandboxDescription, SandboxError, WorkspaceError, Workspaces,
+    Clock, Events, ExecutionStore, Instruments, Levels, MemoryStore, Page, Position, Query,
+    Retention, Running, Sandbox, SandboxDescription, SandboxError, StoreError, Summary,
+    WorkspaceError, Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
-    ledger::{Fingerprint, Ledger, Lookup, Progress, Registration, Retention},
+    ledger::{Ledger, Live, Lookup},
 };
 
-/// A request to run code, parsed: nothing in it can be malformed. The wishes for limits are still wishes.
-#[derive(Debug, Clone)]
-pub struct ExecuteCommand {
-    /// Names the execution, and is its idempotency key.
-    pub execution_id: ExecutionId,
-    /// Names the session whose workspace it uses.
-    pub session_id: SessionId,
-    /// The program.
-    pub source: Source,
-    /// The handler's input.
-    pub event: Event,
-    /// Variables that are added to the guest's environment.
-    pub environment: GuestEnvironment,
-    /// Standard input; `None`: the caller gave none.
-    pub stdin: Option<String>,
-    /// What the caller would like to use.
-    pub limits: RequestedLimits,
-}
-
-impl ExecuteCommand {
-    /// Bytes of what a caller can make large.
-    fn size(&self) -> usize {
-        let stdin = self.stdin.as_ref().map_or(0, String::len);
-        let environment: usize = self
-            .environment
-            .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum();
-        self.source.code().len() + self.event.as_str().len() + stdin + environment
-    }
-
-    /// SHA-256 of everything that decides what runs. Each part is preceded by its length, so that no two commands
-    /// read alike.
-    fn fingerprint(&self) -> Fingerprint {
-        let mut hash = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        };
-        part(self.session_id.as_str().as_bytes());
-        part(self.source.language().as_str().as_bytes());
-        part(self.source.mode().as_str().as_bytes());
-        part(self.source.code().as_bytes());
-        part(self.event.as_str().as_bytes());
-        part(&[u8::from(self.stdin.is_some())]);
-        part(self.stdin.as_deref().unwrap_or_default().as_bytes());
-        part(format!("{:?}", self.limits).as_bytes());
-        for (name, value) in self.environment.iter() {
-            part(name.as_bytes());
-            part(value.as_bytes());
-        }
-        hash.finalize().into()
-    }
-}
+pub use command::ExecuteCommand;
+use run::Run;
+pub use submission::Submission;
 
 /// Why a command was not carried out. What a guest does wrong is not among this: that is an [`Outcome`].
 #[derive(Debug, Clone, Error)]
@@ -113,6 +67,12 @@ pub enum ExecuteError {
     Failed(#[source] Arc<RunFailure>),
 }
 
+impl From<StoreError> for ExecuteError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(Arc::new(RunFailure::Store(error)))
+    }
+}
+
 /// How we failed a run.
 #[derive(Debug, Error)]
 pub enum RunFailure {
@@ -122,9 +82,24 @@ pub enum RunFailure {
     /// The workspace did.
     #[error("the workspace failed")]
     Workspace(#[from] WorkspaceError),
+    /// The store did.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
     /// The task that carried the run is gone, which a bug alone can do.
     #[error("the run was lost")]
     Lost,
+}
+
+impl RunFailure {
+    /// The part that failed, in one word for those who count.
+    pub const fn part(&self) -> &'static str {
+        match self {
+            Self::Sandbox(_) => "sandbox",
+            Self::Workspace(_) => "workspace",
+            Self::Store(_) => "store",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 /// What is configurable about the use case.
@@ -134,12 +109,14 @@ pub struct Options {
     pub capacity: Capacity,
     /// What one run may use.
     pub policy: LimitPolicy,
-    /// How long results are remembered.
+    /// How long results are remembered where no store is given.
     pub retention: Retention,
     /// The only session to serve; `None`: any.
     pub only_session: Option<SessionId>,
     /// Whether a run is cancelled once everybody who waited for it has gone.
     pub cancel_abandoned: bool,
+    /// Who is told what happens.
+    pub instruments: Instruments,
 }
 
 /// Runs untrusted code. Cheap to clone: clones share everything.
@@ -152,9 +129,11 @@ struct Shared {
     sandbox: Arc<dyn Sandbox>,
     workspaces: Arc<dyn Workspaces>,
     clock: Arc<dyn Clock>,
+    store: Arc<dyn ExecutionStore>,
     policy: LimitPolicy,
     only_session: Option<SessionId>,
     cancel_abandoned: bool,
+    instruments: Instruments,
     admission: Admission,
     ledger: Ledger,
     /// How long a run typically takes, in microseconds: a moving average.
@@ -162,14 +141,38 @@ struct Shared {
     runs: TaskTracker,
     /// Cancels every run.
     cancel_all: CancellationToken,
+    /// Those whose guests run now, for heartbeats.
+    running: Running,
+}
+
+/// Why an id is not registered.
+enum Refused {
+    /// The store may know it.
+    Remembered,
+    Execute(ExecuteError),
 }
 
 impl ExecuteCode {
-    /// A use case on top of these adapters. Must be made inside a tokio runtime if it is used there: runs are tasks.
+    /// A use case on top of these adapters, which remembers results in memory, as [`Options::retention`] says.
+    ///
+    /// Must be made inside a tokio runtime if it is used there: runs are tasks.
     pub fn new(
         sandbox: Arc<dyn Sandbox>,
         workspaces: Arc<dyn Workspaces>,
         clock: Arc<dyn Clock>,
+        options: Options,
+    ) -> Self {
+        let store = Arc::new(MemoryStore::new(options.retention));
+        Self::with_store(sandbox, workspaces, clock, store, options)
+    }
+
+    /// A use case on top of these adapters. Whoever opens a store that outlives processes lets the use case
+    /// [recover](Self::recover) first.
+    pub fn with_store(
+        sandbox: Arc<dyn Sandbox>,
+        workspaces: Arc<dyn Workspaces>,
+        clock: Arc<dyn Clock>,
+        store: Arc<dyn ExecutionStore>,
         options: Options,
     ) -> Self {
         Self {
@@ -177,28 +180,45 @@ impl ExecuteCode {
                 sandbox,
                 workspaces,
                 clock,
+                store,
                 policy: options.policy,
                 only_session: options.only_session,
                 cancel_abandoned: options.cancel_abandoned,
+                instruments: options.instruments,
                 admission: Admission::new(options.capacity),
-                ledger: Ledger::new(options.retention),
+                ledger: Ledger::default(),
                 typical_micros: AtomicU64::new(0),
                 runs: TaskTracker::new(),
                 cancel_all: CancellationToken::new(),
+                running: Running::default(),
             }),
         }
     }
 
+    /// Ends what an earlier process had accepted and not finished: such executions have crashed, because their executor
+    /// was lost. Returns how many there were. Call it once, before anything is submitted.
+    pub async fn recover(&self) -> Result<usize, StoreError> {
+        let unfinished = self.shared.store.unfinished().await?;
+        for execution in &unfinished {
+            let lost = lost(execution, self.shared.clock.now());
+            self.shared.store.finish(&lost).await?;
+            tracing::warn!(execution_id = %lost.id(), "an earlier process was lost with this execution");
+        }
+        Ok(unfinished.len())
+    }
+
     /// Runs a command to its end: [`submit`](Self::submit) and [`Submission::finished`] in one.
     pub async fn execute(&self, command: ExecuteCommand) -> Result<Execution, ExecuteError> {
-        self.submit(command)?.finished().await
+        self.submit(command).await?.finished().await
     }
 
     /// Accepts a command and starts it as soon as there is a slot. The run is a task of its own: it goes on whether or
-    /// not the submission is waited for, unless it is [abandoned](Options::cancel_abandoned).
+    /// not the submission is waited for, unless it is [abandoned](Options::cancel_abandoned) before it is
+    /// [kept](Submission::keep).
     ///
-    /// A command under a known id joins the first one where it is the same, and is refused where it is not.
-    pub fn submit(&self, command: ExecuteCommand) -> Result<Submission, ExecuteError> {
+    /// A command under a known id joins the first one where it is the same, and is refused where it is not. Dropping the
+    /// future accepts nothing.
+    pub async fn submit(&self, command: ExecuteCommand) -> Result<Submission, ExecuteError> {
         let shared = &self.shared;
         let limits = shared
             .policy
@@ -208,7 +228,6 @@ impl ExecuteCode {
         if !shared.sandbox.description().supports(language) {
             return Err(ExecuteError::LanguageUnavailable(language));
         }
-
         if let Some(bound) = &shared.only_session
             && *bound != command.session_id
         {
@@ -217,61 +236,147 @@ impl ExecuteCode {
         }
 
         let id = command.execution_id.clone();
-        let size = command.size();
         let fingerprint = command.fingerprint();
-        let mut admitted = None;
-        let lookup = shared
-            .ledger
-            .join_or_register(&id, fingerprint, |registration| {
-                let place = shared
-                    .admission
-                    .enter(size)
-                    .map_err(|refusal| match refusal {
-                        Refusal::Full => ExecuteError::Busy {
-                            retry_after: shared.admission.retry_after(shared.typical()),
-                        },
-                        Refusal::Closed => ExecuteError::Draining,
-                    })?;
-                let cancel = shared.cancel_all.child_token();
-                let execution =
-                    Execution::accept(id.clone(), command.session_id.clone(), shared.clock.now());
-                let (progress, watcher) = watch::channel(Progress::Live(execution.clone()));
-                let run = Run {
-                    shared: Arc::clone(shared),
-                    registration,
-                    execution,
-                    progress,
-                    cancel: cancel.clone(),
-                };
-                admitted = Some((run, place, registration, watcher.clone()));
-                Ok((watcher, cancel))
-            })?;
-        let (registration, watcher) = match lookup {
-            Lookup::Different => return Err(ExecuteError::Conflict),
-            Lookup::Same(registration, watcher) => (registration, watcher),
-            Lookup::Unknown => match admitted {
-                Some((run, place, registration, watcher)) => {
-                    // In the caller's span, so that what the log says of the run names the request as well.
-                    let carried = run.carry_through(place, command, limits).in_current_span();
-                    shared.runs.spawn(carried);
-                    (registration, watcher)
+        // Whether the store has said that it does not know the id.
+        let mut unknown = false;
+        loop {
+            let mut admitted = None;
+            let lookup = shared
+                .ledger
+                .join_or_register(&id, fingerprint, |registration| {
+                    // Asked under the ledger's lock: what leaves the ledger is in the store by then.
+                    if !unknown && shared.store.may_know(&id) {
+                        return Err(Refused::Remembered);
+                    }
+                    let place = shared.admit(command.size()).map_err(Refused::Execute)?;
+                    let run = Run::new(shared, registration, &command, fingerprint, &limits);
+                    let registered = (run.live(), run.cancellation());
+                    admitted = Some((run, place));
+                    Ok(registered)
+                });
+            match lookup {
+                Ok(Lookup::Different) => return Err(ExecuteError::Conflict),
+                Ok(Lookup::Same(live)) => return Ok(Submission::of_live(shared, id, live)),
+                Ok(Lookup::New(live)) => {
+                    if let Some((run, place)) = admitted {
+                        // In the caller's span, so that what the log says of the run names the request as well.
+                        let carried = run.carry_through(place, command, limits).in_current_span();
+                        shared.runs.spawn(carried);
+                    }
+                    return Ok(Submission::of_live(shared, id, live));
                 }
-                None => return Err(ExecuteError::Failed(Arc::new(RunFailure::Lost))),
-            },
-        };
-        Ok(Submission {
-            progress: watcher,
-            seat: Seat {
-                shared: Arc::clone(shared),
-                id,
-                registration,
-            },
-        })
+                Ok(Lookup::Leaving(mut progress)) => while progress.changed().await.is_ok() {},
+                Err(Refused::Execute(error)) => return Err(error),
+                Err(Refused::Remembered) => match shared.store.find(&id).await? {
+                    None => unknown = true,
+                    Some(kept) if kept.fingerprint != fingerprint => {
+                        return Err(ExecuteError::Conflict);
+                    }
+                    Some(_) => match self.locate(&id).await? {
+                        Some(Located::Ended(execution)) => {
+                            return Ok(Submission::of_ended(shared, execution));
+                        }
+                        // Somebody was faster: join them.
+                        Some(Located::Live(_)) => {}
+                        None => unknown = true,
+                    },
+                },
+            }
+        }
+    }
+
+    /// The execution of this id, as it is now.
+    pub async fn find(&self, id: &ExecutionId) -> Result<Option<Execution>, ExecuteError> {
+        Ok(self.locate(id).await?.map(|located| match located {
+            Located::Live(live) => live.progress.borrow().execution.clone(),
+            Located::Ended(execution) => execution,
+        }))
+    }
+
+    /// Ends an execution and returns it once every process of its guest is dead. One that has ended already stays as it
+    /// is; `None`: there is none. Dropping the future does not take the cancelling back.
+    pub async fn cancel(&self, id: &ExecutionId) -> Result<Option<Execution>, ExecuteError> {
+        match self.shared.ledger.cancel(id) {
+            Some(live) => submission::end_of(live.progress).await.map(Some),
+            None => self.find(id).await,
+        }
+    }
+
+    /// The events of an execution from this place on; `None`: there is no such execution.
+    pub async fn events(
+        &self,
+        id: &ExecutionId,
+        from: Position,
+    ) -> Result<Option<Events>, ExecuteError> {
+        Ok(self.locate(id).await?.map(|located| match located {
+            Located::Live(live) => Events::of_live(live, from),
+            Located::Ended(execution) => Events::of_ended(execution, from),
+        }))
+    }
+
+    /// Executions, newest first.
+    pub async fn list(&self, query: Query) -> Result<Page, ExecuteError> {
+        let mut page = Page::default();
+        let mut before = query.before;
+        loop {
+            let asked = Query {
+                session: query.session.clone(),
+                // The store knows of no running ones.
+                status: query.status.map(|status| match status {
+                    Status::Running => Status::Pending,
+                    other => other,
+                }),
+                before,
+                limit: query.limit.max(1) - page.items.len(),
+            };
+            let found = self.shared.store.list(asked).await?;
+            for mut item in found.items {
+                if !item.status.is_final() {
+                    self.shared.bring_up_to_date(&mut item);
+                }
+                if query.status.is_none_or(|status| status == item.status) {
+                    page.items.push(item);
+                }
+            }
+            page.next = found.next;
+            before = found.next;
+            if before.is_none() || page.items.len() >= query.limit {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Whether results can be kept now.
+    pub(crate) async fn check_store(&self) -> Result<(), StoreError> {
+        self.shared.store.check().await
     }
 
     /// Guests that run now.
     pub fn active(&self) -> usize {
         self.shared.admission.running()
+    }
+
+    /// Those whose guests run now.
+    pub fn running(&self) -> Running {
+        self.shared.running.clone()
+    }
+
+    /// What can be counted now.
+    pub fn levels(&self) -> Levels {
+        let admission = &self.shared.admission;
+        let capacity = admission.capacity();
+        Levels {
+            running: admission.running(),
+            waiting: admission.waiting(),
+            max_running: capacity.running.max(1),
+            max_waiting: capacity.queued,
+            ..Levels::default()
+        }
+    }
+
+    /// Who is told what happens.
+    pub fn instruments(&self) -> &Instruments {
+        &self.shared.instruments
     }
 
     /// Whether no more commands are accepted.
@@ -299,8 +404,9 @@ impl ExecuteCode {
         self.shared.sandbox.description()
     }
 
-    /// Accepts nothing more, gives what runs and waits the grace period, cancels the rest, and returns once every guest
-    /// is dead. Dropping the future leaves the rest running.
+    /// Accepts nothing more, gives what runs and waits the grace period, kills the rest, and returns once every guest is
+    /// dead and every result is kept. What is killed here has crashed: its executor was lost. Dropping the future leaves
+    /// the rest running.
     pub async fn drain(&self, grace: Duration) {
         self.shared.admission.close();
         self.shared.runs.close();
@@ -312,9 +418,62 @@ impl ExecuteCode {
             self.shared.runs.wait().await;
         }
     }
+
+    /// Closes the store, once the executor has [drained](Self::drain) and nobody asks any more.
+    pub async fn close(&self) {
+        self.shared.store.close().await;
+    }
+
+    /// Where an execution is to be found.
+    async fn locate(&self, id: &ExecutionId) -> Result<Option<Located>, ExecuteError> {
+        let shared = &self.shared;
+        let mut unfinished = None;
+        // What leaves the ledger is in the store by then, so at the second look it is in one of them.
+        for _ in 0..2 {
+            if let Some(live) = shared.ledger.find(id) {
+                return Ok(Some(Located::Live(live)));
+            }
+            if !shared.store.may_know(id) {
+                return Ok(None);
+            }
+            match shared.store.find(id).await? {
+                None => return Ok(None),
+                Some(kept) if kept.execution.status().is_final() => {
+                    return Ok(Some(Located::Ended(kept.execution)));
+                }
+                Some(kept) => unfinished = Some(kept.execution),
+            }
+        }
+        // Nobody carries it: its result could not be kept.
+        Ok(unfinished.map(|execution| Located::Ended(lost(&execution, shared.clock.now()))))
+    }
+}
+
+/// Where an execution is to be found.
+enum Located {
+    Live(Live),
+    Ended(Execution),
 }
 
 impl Shared {
+    fn admit(&self, bytes: usize) -> Result<Place, ExecuteError> {
+        self.admission
+            .enter(bytes)
+            .map_err(|refusal| match refusal {
+                Refusal::Full => ExecuteError::Busy {
+                    retry_after: self.admission.retry_after(self.typical()),
+                },
+                Refusal::Closed => ExecuteError::Draining,
+            })
+    }
+
+    /// Adds to what the store knows of an execution that has not ended what the ledger knows.
+    fn bring_up_to_date(&self, item: &mut Summary) {
+        if let Some(live) = self.ledger.find(&item.id) {
+            *item = Summary::from(&live.progress.borrow().execution);
+        }
+    }
+
     fn typical(&self) -> Duration {
         Duration::from_micros(self.typical_micros.load(Ordering::Relaxed))
     }
@@ -333,102 +492,10 @@ impl Shared {
     }
 }
 
-/// A run on its way.
-struct Run {
-    shared: Arc<Shared>,
-    registration: Registration,
-    execution: Execution,
-    progress: watch::Sender<Progress>,
-    cancel: CancellationToken,
-}
-
-impl Run {
-    async fn carry_through(mut self, place: Place, command: ExecuteCommand, limits: ResourceLimit) {
-        let span = tracing::info_span!(
-            "execution",
-            execution_id = %command.execution_id,
-            session_id = %command.session_id,
-            language = %command.source.language(),
-        );
-        let id = command.execution_id.clone();
-        let ended = self
-            .carry_out(place, command, limits)
-            .instrument(span.clone())
-            .await;
-        let _entered = span.entered();
-        match ended {
-            Ok(()) => {
-                self.shared
-                    .ledger
-                    .ended(&id, self.registration, size_of(&self.execution));
-                tracing::info!(status = self.execution.status().as_str(), "execution ended");
-                self.progress.send_replace(Progress::Live(self.execution));
-            }
-            Err(failure) => {
-                self.shared.ledger.forget(&id, self.registration);
-                tracing::error!(
-                    error = &failure as &dyn std::error::Error,
-                    "execution failed"
-                );
-                self.progress
-                    .send_replace(Progress::Failed(Arc::new(failure)));
-            }
-        }
-    }
-
-    async fn carry_out(
-        &mut self,
-        place: Place,
-        command: ExecuteCommand,
-        limits: ResourceLimit,
-    ) -> Result<(), RunFailure> {
-        let cancelled = self.cancel.clone();
-        let slot = tokio::select! {
-            biased;
-            () = cancelled.cancelled() => {
-                self.finish(never_ran(), Artifacts::default());
-                return Ok(());
-            }
-            slot = place.slot() => slot,
-        };
-
-        let workspace = self.shared.workspaces.open(&command.session_id).await?;
-        let started_at = self.shared.clock.now();
-        if let Err(illegal) = self.execution.start(started_at) {
-            tracing::error!(%illegal, "a run that was just accepted did not start");
-        }
-        self.progress
-            .send_replace(Progress::Live(self.execution.clone()));
-        let job = Job {
-            execution_id: command.execution_id,
-            session_id: command.session_id,
-            source: command.source,
-            event: command.event,
-            environment: command.environment,
-            stdin: command.stdin,
-            limits,
-            workspace: workspace.path().to_owned(),
-        };
-        let outcome = self.shared.sandbox.run(job, cancelled).await?;
-        self.shared.note_duration(outcome.usage.wall_time);
-        let artifacts = workspace.changes().await?;
-        drop(slot);
-        self.finish(outcome, artifacts);
-        Ok(())
-    }
-
-    fn finish(&mut self, outcome: Outcome, artifacts: Artifacts) {
-        let completed_at = self.shared.clock.now();
-        if let Err(illegal) = self.execution.finish(completed_at, outcome, artifacts) {
-            tracing::error!(%illegal, "a run did not end as it began");
-        }
-    }
-}
-
-/// The outcome of a run that was cancelled while it waited for a slot.
-fn never_ran() -> Outcome {
+/// The outcome of a run whose guest did not run, or of which nobody knows how it did.
+fn nothing_known(ending: Ending) -> Outcome {
     Outcome {
-        ending: Ending::Cancelled,
+        ending,
         stdout: CapturedOutput::default(),
         stderr: CapturedOutput::default(),
         usage: Usage::default(),
@@ -437,66 +504,11 @@ fn never_ran() -> Outcome {
     }
 }
 
-/// Roughly how many bytes a result takes in memory: what a guest can make large, and a flat sum for the rest.
-fn size_of(execution: &Execution) -> usize {
-    const FLAT: usize = 1024;
-    let Some(outcome) = execution.outcome() else {
-        return FLAT;
-    };
-    let ending = match &outcome.ending {
-        Ending::Completed { return_value } => return_value.as_str().len(),
-        Ending::Failed { error, .. } => {
-            error.message.len() + error.stack_trace.iter().map(String::len).sum::<usize>()
-        }
-        _ => 0,
-    };
-    FLAT + ending + outcome.stdout.bytes.len() + outcome.stderr.bytes.len()
+/// An execution whose executor was lost. One that had ended stays as it is.
+pub(crate) fn lost(execution: &Execution, at: Timestamp) -> Execution {
+    let mut lost = execution.clone();
+    let outcome = nothing_known(Ending::Crashed(CrashCause::ExecutorLost));
+    // An execution that is over refuses, and is right.
+    let _ = lost.finish(at, outcome, Artifacts::default());
+    lost
 }
-
-/// A command that was accepted. Dropping it means not to wait any more.
-pub struct Submission {
-    progress: watch::Receiver<Progress>,
-    seat: Seat,
-}
-
-/// A caller's place among those who wait for a run.
-struct Seat {
-    shared: Arc<Shared>,
-    id: ExecutionId,
-    registration: Registration,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.shared
-            .ledger
-            .leave(&self.id, self.registration, self.shared.cancel_abandoned);
-    }
-}
-
-impl Submission {
-    /// The execution's name.
-    pub fn id(&self) -> &ExecutionId {
-        &self.seat.id
-    }
-
-    /// Waits for the end. Dropping the future means not to wait any more.
-    pub async fn finished(mut self) -> Result<Execution, ExecuteError> {
-        let last = self
-            .progress
-            .wait_for(|progress| match progress {
-                Progress::Live(execution) => execution.status().is_final(),
-                Progress::Failed(_) => true,
-            })
-            .await
-            .map(|progress| progress.clone());
-        match last {
-            Ok(Progress::Live(execution)) => Ok(execution),
-            Ok(Progress::Failed(failure)) => Err(ExecuteError::Failed(failure)),
-            Err(_) => Err(ExecuteError::Failed(Arc::new(RunFailure::Lost))),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -16,8 +16,8 @@ use executor_domain::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Job, LanguageSupport, Sandbox, SandboxDescription, SandboxError, Wall, Workspace,
-    WorkspaceError, Workspaces,
+    Clock, Job, LanguageSupport, Listener, OutputStream, Sandbox, SandboxDescription, SandboxError,
+    Wall, Workspace, WorkspaceError, Workspaces,
 };
 
 /// A sandbox that isolates nothing and needs nothing. Its guests are written in a language of their own, one command a
@@ -93,11 +93,35 @@ impl Drop for Alive<'_> {
     }
 }
 
-/// What a guest has written so far.
-#[derive(Default)]
+/// What a guest has written so far, as far as it is kept.
 struct Written {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+    stdout: CapturedOutput,
+    stderr: CapturedOutput,
+    listener: Listener,
+    cap: usize,
+}
+
+impl Written {
+    fn new(job: &Job) -> Self {
+        Self {
+            stdout: CapturedOutput::default(),
+            stderr: CapturedOutput::default(),
+            listener: job.listener.clone(),
+            cap: usize::try_from(job.limits.max_output_bytes()).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn write(&mut self, stream: OutputStream, bytes: &[u8]) {
+        let kept = match stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        };
+        let room = self.cap - kept.bytes.len();
+        let fits = &bytes[..bytes.len().min(room)];
+        kept.truncated |= fits.len() < bytes.len();
+        kept.bytes.extend_from_slice(fits);
+        self.listener.wrote(stream, fits);
+    }
 }
 
 async fn interpret(code: &str, written: &mut Written) -> Ending {
@@ -106,13 +130,9 @@ async fn interpret(code: &str, written: &mut Written) -> Ending {
         let number = rest.parse::<i32>().unwrap_or_default();
         let count = rest.parse::<usize>().unwrap_or_default();
         match command {
-            "echo" => written
-                .stdout
-                .extend_from_slice(format!("{rest}\n").as_bytes()),
-            "warn" => written
-                .stderr
-                .extend_from_slice(format!("{rest}\n").as_bytes()),
-            "flood" => written.stdout.resize(written.stdout.len() + count, b'x'),
+            "echo" => written.write(OutputStream::Stdout, format!("{rest}\n").as_bytes()),
+            "warn" => written.write(OutputStream::Stderr, format!("{rest}\n").as_bytes()),
+            "flood" => written.write(OutputStream::Stdout, &vec![b'x'; count]),
             "sleep" => tokio::time::sleep(Duration::from_millis(count as u64)).await,
             "exit" if number == 0 => break,
             "exit" => {
@@ -145,13 +165,6 @@ fn failed(exit_code: i32, reason: Reason, message: String) -> Ending {
     }
 }
 
-fn cap(mut bytes: Vec<u8>, max: u64) -> CapturedOutput {
-    let max = usize::try_from(max).unwrap_or(usize::MAX);
-    let truncated = bytes.len() > max;
-    bytes.truncate(max);
-    CapturedOutput { bytes, truncated }
-}
-
 #[async_trait]
 impl Sandbox for FakeSandbox {
     async fn run(&self, job: Job, cancel: CancellationToken) -> Result<Outcome, SandboxError> {
@@ -159,7 +172,7 @@ impl Sandbox for FakeSandbox {
         self.started.fetch_add(1, Ordering::SeqCst);
         let started = tokio::time::Instant::now();
         let allowed = job.limits.wall_time();
-        let mut written = Written::default();
+        let mut written = Written::new(&job);
         let ending = tokio::select! {
             biased;
             () = cancel.cancelled() => Ending::Cancelled,
@@ -167,8 +180,7 @@ impl Sandbox for FakeSandbox {
                 ended.unwrap_or(Ending::TimedOut { clock: LimitedClock::Wall, allowed })
             }
         };
-        let stdout = cap(written.stdout, job.limits.max_output_bytes());
-        let stderr = cap(written.stderr, job.limits.max_output_bytes());
+        let Written { stdout, stderr, .. } = written;
         let mut limits_hit = Vec::new();
         match ending {
             Ending::Crashed(CrashCause::Memory) => limits_hit.push(LimitHit::Memory),

@@ -28,6 +28,8 @@ pub enum Unhealthy {
     Sandbox(String),
     /// The workspace cannot be written to.
     Workspace(String),
+    /// Results cannot be kept.
+    Store(String),
 }
 
 impl Unhealthy {
@@ -37,12 +39,19 @@ impl Unhealthy {
             Self::Draining => "draining",
             Self::Sandbox(_) => "a sandbox cannot be started",
             Self::Workspace(_) => "the workspace cannot be written to",
+            Self::Store(_) => "results cannot be kept",
         }
     }
 }
 
 /// Finds out whether the executor can do its work, by trying.
 pub struct CheckHealth {
+    executor: ExecuteCode,
+    looker: Arc<Looker>,
+}
+
+/// Looks, and remembers what it saw.
+struct Looker {
     executor: ExecuteCode,
     sandbox: Arc<dyn Sandbox>,
     workspaces: Arc<dyn Workspaces>,
@@ -57,19 +66,32 @@ impl CheckHealth {
         workspaces: Arc<dyn Workspaces>,
     ) -> Self {
         Self {
+            looker: Arc::new(Looker {
+                executor: executor.clone(),
+                sandbox,
+                workspaces,
+                last: Mutex::new(None),
+            }),
             executor,
-            sandbox,
-            workspaces,
-            last: Mutex::new(None),
         }
     }
 
-    /// Tries to start a sandbox and to write to the workspace, unless somebody did within the last second. Those who
-    /// ask at the same time share one look. Cancel safe.
+    /// Tries to start a sandbox and to write to workspace and store, unless somebody did within the last second. Those who
+    /// ask at the same time share one look. Cancel safe: a look that was begun goes on to its end and counts, so that
+    /// asking and hanging up costs no more than asking.
     pub async fn check(&self) -> Health {
         if self.executor.is_draining() {
             return Health::Unhealthy(Unhealthy::Draining);
         }
+        let looker = Arc::clone(&self.looker);
+        tokio::spawn(async move { looker.recent().await })
+            .await
+            .unwrap_or_else(|lost| Health::Unhealthy(Unhealthy::Sandbox(chain(&lost))))
+    }
+}
+
+impl Looker {
+    async fn recent(&self) -> Health {
         let mut last = self.last.lock().await;
         if let Some((at, health)) = &*last
             && at.elapsed() < LOOK_COUNTS_FOR
@@ -77,7 +99,10 @@ impl CheckHealth {
             return health.clone();
         }
         let health = self.look().await;
-        if let Health::Unhealthy(Unhealthy::Sandbox(why) | Unhealthy::Workspace(why)) = &health {
+        if let Health::Unhealthy(
+            Unhealthy::Sandbox(why) | Unhealthy::Workspace(why) | Unhealthy::Store(why),
+        ) = &health
+        {
             tracing::error!(%why, "unhealthy");
         }
         *last = Some((Instant::now(), health.clone()));
@@ -87,6 +112,9 @@ impl CheckHealth {
     async fn look(&self) -> Health {
         if let Err(error) = self.workspaces.check().await {
             return Health::Unhealthy(Unhealthy::Workspace(chain(&error)));
+        }
+        if let Err(error) = self.executor.check_store().await {
+            return Health::Unhealthy(Unhealthy::Store(chain(&error)));
         }
         if let Err(error) = self.sandbox.check().await {
             return Health::Unhealthy(Unhealthy::Sandbox(chain(&error)));
@@ -141,6 +169,29 @@ mod tests {
         assert_eq!(health.check().await, Health::Healthy);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_hangs_up_has_looked_nevertheless() {
+        let mut sandbox = crate::MockSandbox::new();
+        sandbox.expect_check().times(1).returning(|| Ok(()));
+        let health = check(Arc::new(sandbox), writable());
+        for _ in 0..100 {
+            let mut asked = Box::pin(health.check());
+            // Polled once, and dropped.
+            assert!(futures_poll(&mut asked).await.is_none());
+            drop(asked);
+        }
+        assert_eq!(health.check().await, Health::Healthy);
+    }
+
+    /// What a future comes to if it is polled just once.
+    async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = std::future::ready(()) => None,
+        }
+    }
+
     #[tokio::test]
     async fn says_what_is_broken_to_the_operator_only() {
         let mut sandbox = crate::MockSandbox::new();
@@ -173,6 +224,34 @@ mod tests {
             panic!("not the workspace");
         };
         assert_eq!(detail, "failed to write a file: no space left");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_keep_results_is_unhealthy() {
+        let mut store = crate::MockExecutionStore::new();
+        store
+            .expect_check()
+            .returning(|| Err(crate::StoreError::Full("secret path".into())));
+        let sandbox: Arc<dyn Sandbox> = Arc::new(fake::FakeSandbox::default());
+        let workspaces: Arc<dyn Workspaces> = Arc::new(writable());
+        let executor = ExecuteCode::with_store(
+            Arc::clone(&sandbox),
+            Arc::clone(&workspaces),
+            Arc::new(fake::StoppedClock),
+            Arc::new(store),
+            Options::default(),
+        );
+        let health = CheckHealth::new(executor, sandbox, workspaces)
+            .check()
+            .await;
+        let Health::Unhealthy(why) = health else {
+            panic!("healthy");
+        };
+        assert_eq!(
+            why,
+            Unhealthy::Store("the store is full: secret path".into())
+        );
+        assert!(!why.reason().contains("secret"));
     }
 
     #[tokio::test]

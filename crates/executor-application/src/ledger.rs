@@ -1,157 +1,156 @@
-//! Which executions are known: those that run, and for a while those that ended.
+//! Which executions are under way, and who has a say in them.
 //!
-//! An execution id is an idempotency key. Whoever sends the same request twice gets the first run's result; whoever
-//! sends another request under a known id is told so.
+//! An execution id is an idempotency key. Whoever sends the same request twice joins the first run; whoever sends another
+//! request under a known id is told so. What has ended is the store's to know.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use executor_domain::{Execution, ExecutionId};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::execute::RunFailure;
+use crate::{Fingerprint, execute::RunFailure, transcript::Transcript};
 
-/// SHA-256 of everything in a request that decides what runs.
-pub(crate) type Fingerprint = [u8; 32];
-
-/// How much of the past is remembered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    /// How long a result is kept.
-    pub ttl: Duration,
-    /// How many results are kept at most; the oldest go first.
-    pub max_results: usize,
-    /// How many bytes of output and results are kept at most; the oldest go first.
-    pub max_bytes: usize,
+/// How far a run has come, as those who wait for it see it. Nobody sends any more once the run has left the ledger.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    /// Whether its acceptance is on record.
+    pub(crate) recorded: bool,
+    /// The execution as it is now.
+    pub(crate) execution: Execution,
+    /// Why there is no result: we failed, and nothing is kept.
+    pub(crate) failure: Option<Arc<RunFailure>>,
 }
 
-impl Default for Retention {
-    /// A day, at most 10,000 results and 64 MiB.
-    fn default() -> Self {
-        Self {
-            ttl: Duration::from_secs(24 * 3600),
-            max_results: 10_000,
-            max_bytes: 64 << 20,
-        }
+impl Progress {
+    pub(crate) fn is_over(&self) -> bool {
+        self.failure.is_some() || self.execution.status().is_final()
     }
 }
 
-/// How far a run has come, as those who wait for it see it.
-#[derive(Debug, Clone)]
-pub(crate) enum Progress {
-    /// The execution as it is now.
-    Live(Execution),
-    /// We failed it.
-    Failed(Arc<RunFailure>),
-}
-
-/// One registration in the ledger. An id that is forgotten and registered again gets another one.
+/// One registration in the ledger. An id that leaves and is registered again gets another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Registration(u64);
 
+/// A run that is under way, for those who look on.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    pub(crate) registration: Registration,
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) transcript: Arc<Transcript>,
+}
+
 #[derive(Debug)]
 struct Entry {
-    registration: Registration,
+    live: Live,
     fingerprint: Fingerprint,
-    progress: watch::Receiver<Progress>,
     cancel: CancellationToken,
     /// Callers who wait for the result.
     waiting: usize,
-    /// Bytes that the result takes; `None` while there is none.
-    result_bytes: Option<usize>,
+    /// Whether the run goes on, and its result is kept, whoever waits.
+    detached: bool,
+    /// Whether somebody has asked for its end.
+    cancelled: bool,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It goes its way.
+    Going,
+    /// Everybody has gone who waited: it is being killed and will be forgotten.
+    Abandoned,
+    /// It is over, and what is kept of it is decided.
+    Over,
 }
 
 #[derive(Debug, Default)]
 struct Book {
     entries: HashMap<ExecutionId, Entry>,
-    /// Ended executions, oldest first.
-    ended: VecDeque<(Instant, ExecutionId, Registration)>,
-    result_bytes: usize,
     next: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    retention: Retention,
     book: Mutex<Book>,
 }
 
 /// What the ledger knows of an id.
+#[derive(Debug)]
 pub(crate) enum Lookup {
-    /// Nothing.
-    Unknown,
+    /// Nothing; it is registered now.
+    New(Live),
     /// The same request; its caller waits with the others now.
-    Same(Registration, watch::Receiver<Progress>),
+    Same(Live),
+    /// It is about to leave, and the id is free once nobody sends here any more.
+    Leaving(watch::Receiver<Progress>),
     /// Another request.
     Different,
 }
 
-impl Ledger {
-    pub(crate) fn new(retention: Retention) -> Self {
-        Self {
-            retention,
-            book: Mutex::default(),
-        }
-    }
+/// What becomes of a run that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// Its result is kept; where we failed, there is none and the id is free again.
+    Result,
+    /// Its result is kept, also where we failed: its caller has been told that there would be one.
+    ResultWhatever,
+    /// Nothing.
+    Nothing,
+}
 
+impl Ledger {
     /// Looks an id up and, where it is unknown, registers what `admit` makes of it, all in one step: of two equal
     /// requests at the same time exactly one is admitted.
     pub(crate) fn join_or_register<E>(
         &self,
         id: &ExecutionId,
         fingerprint: Fingerprint,
-        admit: impl FnOnce(Registration) -> Result<(watch::Receiver<Progress>, CancellationToken), E>,
+        admit: impl FnOnce(Registration) -> Result<(Live, CancellationToken), E>,
     ) -> Result<Lookup, E> {
         let mut book = self.book();
-        book.expire(&self.retention);
         if let Some(entry) = book.entries.get_mut(id) {
+            if entry.phase == Phase::Abandoned {
+                return Ok(Lookup::Leaving(entry.live.progress.clone()));
+            }
             if entry.fingerprint != fingerprint {
                 return Ok(Lookup::Different);
             }
             entry.waiting += 1;
-            return Ok(Lookup::Same(entry.registration, entry.progress.clone()));
+            return Ok(Lookup::Same(entry.live.clone()));
         }
-        let registration = Registration(book.next);
-        let (progress, cancel) = admit(registration)?;
+        let (live, cancel) = admit(Registration(book.next))?;
         book.next += 1;
-        book.entries.insert(
-            id.clone(),
-            Entry {
-                registration,
-                fingerprint,
-                progress,
-                cancel,
-                waiting: 1,
-                result_bytes: None,
-            },
-        );
-        Ok(Lookup::Unknown)
-    }
-
-    /// The run has ended with a result of so many bytes, which is kept for a while.
-    pub(crate) fn ended(&self, id: &ExecutionId, registration: Registration, bytes: usize) {
-        let mut book = self.book();
-        let Some(entry) = book.entry(id, registration) else {
-            return;
+        let entry = Entry {
+            live: live.clone(),
+            fingerprint,
+            cancel,
+            waiting: 1,
+            detached: false,
+            cancelled: false,
+            phase: Phase::Going,
         };
-        entry.result_bytes = Some(bytes);
-        book.result_bytes += bytes;
-        book.ended
-            .push_back((Instant::now(), id.clone(), registration));
-        book.expire(&self.retention);
+        book.entries.insert(id.clone(), entry);
+        Ok(Lookup::New(live))
     }
 
-    /// The run has ended without a result: the id may be used again.
-    pub(crate) fn forget(&self, id: &ExecutionId, registration: Registration) {
-        self.book().remove(id, registration);
+    /// The run of this id, if it is under way.
+    pub(crate) fn find(&self, id: &ExecutionId) -> Option<Live> {
+        self.book().entries.get(id).map(|entry| entry.live.clone())
+    }
+
+    /// From now on the run goes on, and its result is kept, whoever waits.
+    pub(crate) fn detach(&self, id: &ExecutionId, registration: Registration) {
+        if let Some(entry) = self.book().entry(id, registration) {
+            entry.detached = true;
+        }
     }
 
     /// A caller no longer waits. Where it was the last one, and `cancel_abandoned` says so, a run that has not ended is
-    /// cancelled and forgotten, so that a retry under the same id runs anew.
+    /// cancelled, to be forgotten, so that a retry under the same id runs anew.
     pub(crate) fn leave(
         &self,
         id: &ExecutionId,
@@ -163,9 +162,53 @@ impl Ledger {
             return;
         };
         entry.waiting = entry.waiting.saturating_sub(1);
-        if entry.waiting == 0 && cancel_abandoned && entry.result_bytes.is_none() {
+        let wanted = entry.waiting > 0 || entry.detached || entry.cancelled;
+        if cancel_abandoned && !wanted && entry.phase == Phase::Going {
+            entry.phase = Phase::Abandoned;
             entry.cancel.cancel();
-            book.remove(id, registration);
+        }
+    }
+
+    /// Somebody asks for the end of a run: it is cancelled, and its result kept, unless it is over or abandoned already.
+    pub(crate) fn cancel(&self, id: &ExecutionId) -> Option<Live> {
+        let mut book = self.book();
+        let entry = book.entries.get_mut(id)?;
+        if entry.phase == Phase::Going {
+            entry.cancelled = true;
+            entry.cancel.cancel();
+        }
+        Some(entry.live.clone())
+    }
+
+    /// Whether somebody has asked for the end of a run.
+    pub(crate) fn was_cancelled(&self, id: &ExecutionId, registration: Registration) -> bool {
+        self.book()
+            .entry(id, registration)
+            .is_some_and(|entry| entry.cancelled || entry.phase == Phase::Abandoned)
+    }
+
+    /// The run is over. From now on it cannot be abandoned.
+    pub(crate) fn over(&self, id: &ExecutionId, registration: Registration) -> Remains {
+        let mut book = self.book();
+        let Some(entry) = book.entry(id, registration) else {
+            return Remains::Nothing;
+        };
+        if entry.phase == Phase::Abandoned {
+            return Remains::Nothing;
+        }
+        entry.phase = Phase::Over;
+        if entry.detached {
+            Remains::ResultWhatever
+        } else {
+            Remains::Result
+        }
+    }
+
+    /// What remains of the run is where it belongs; the ledger has no more to say.
+    pub(crate) fn remove(&self, id: &ExecutionId, registration: Registration) {
+        let mut book = self.book();
+        if book.entry(id, registration).is_some() {
+            book.entries.remove(id);
         }
     }
 
@@ -179,31 +222,7 @@ impl Book {
     fn entry(&mut self, id: &ExecutionId, registration: Registration) -> Option<&mut Entry> {
         self.entries
             .get_mut(id)
-            .filter(|entry| entry.registration == registration)
-    }
-
-    fn remove(&mut self, id: &ExecutionId, registration: Registration) {
-        if self.entry(id, registration).is_some()
-            && let Some(entry) = self.entries.remove(id)
-        {
-            self.result_bytes -= entry.result_bytes.unwrap_or(0);
-        }
-    }
-
-    /// Forgets what is too old or too much, oldest first. Each result is looked at once in its life.
-    fn expire(&mut self, retention: &Retention) {
-        let now = Instant::now();
-        while let Some((ended_at, _, _)) = self.ended.front() {
-            let keep = now.duration_since(*ended_at) < retention.ttl
-                && self.ended.len() <= retention.max_results
-                && self.result_bytes <= retention.max_bytes;
-            if keep {
-                break;
-            }
-            if let Some((_, id, registration)) = self.ended.pop_front() {
-                self.remove(&id, registration);
-            }
-        }
+            .filter(|entry| entry.live.registration == registration)
     }
 }
 
@@ -217,78 +236,100 @@ mod tests {
         ExecutionId::parse(&format!("e{n}")).unwrap()
     }
 
-    fn progress() -> watch::Receiver<Progress> {
-        let session = SessionId::parse("s").unwrap();
-        let accepted = Timestamp::from_unix_micros(0);
-        watch::channel(Progress::Live(Execution::accept(id(0), session, accepted))).1
+    struct Registered {
+        registration: Registration,
+        cancel: CancellationToken,
     }
 
     /// Registers an id, or says what is known of it.
-    fn register(ledger: &Ledger, n: usize, print: u8) -> (Lookup, Option<Registration>) {
+    fn register(ledger: &Ledger, n: usize, print: u8) -> (Lookup, Option<Registered>) {
         let mut registered = None;
         let lookup = ledger
-            .join_or_register::<()>(&id(n), [print; 32], |registration| {
-                registered = Some(registration);
-                Ok((progress(), CancellationToken::new()))
+            .join_or_register::<()>(&id(n), Fingerprint::new([print; 32]), |registration| {
+                let session = SessionId::parse("s").unwrap();
+                let accepted = Timestamp::from_unix_micros(0);
+                let progress = Progress {
+                    recorded: false,
+                    execution: Execution::accept(id(n), session, accepted),
+                    failure: None,
+                };
+                let cancel = CancellationToken::new();
+                registered = Some(Registered {
+                    registration,
+                    cancel: cancel.clone(),
+                });
+                let live = Live {
+                    registration,
+                    progress: watch::channel(progress).1,
+                    transcript: Arc::new(Transcript::new(0)),
+                };
+                Ok((live, cancel))
             })
             .unwrap();
         (lookup, registered)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn results_are_forgotten_after_their_time() {
-        let ledger = Ledger::new(Retention {
-            ttl: Duration::from_secs(10),
-            ..Retention::default()
-        });
-        let first = register(&ledger, 1, 1).1.unwrap();
-        ledger.ended(&id(1), first, 100);
-        tokio::time::advance(Duration::from_secs(9)).await;
-        assert!(matches!(register(&ledger, 1, 1).0, Lookup::Same(..)));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(matches!(register(&ledger, 1, 1).0, Lookup::Unknown));
-    }
-
-    #[tokio::test]
-    async fn the_oldest_results_go_first_by_count_and_by_bytes() {
-        let ledger = Ledger::new(Retention {
-            max_results: 2,
-            max_bytes: 100,
-            ..Retention::default()
-        });
-        for n in 1..=3 {
-            let registration = register(&ledger, n, 1).1.unwrap();
-            ledger.ended(&id(n), registration, 10);
-        }
-        assert!(matches!(register(&ledger, 1, 1).0, Lookup::Unknown));
-        assert!(matches!(register(&ledger, 3, 1).0, Lookup::Same(..)));
-
-        let large = register(&ledger, 4, 1).1.unwrap();
-        ledger.ended(&id(4), large, 95);
-        assert!(matches!(register(&ledger, 3, 1).0, Lookup::Unknown));
-        assert!(matches!(register(&ledger, 4, 1).0, Lookup::Same(..)));
-    }
-
-    #[tokio::test]
-    async fn a_run_that_is_going_on_is_never_forgotten() {
-        let ledger = Ledger::new(Retention {
-            ttl: Duration::ZERO,
-            max_results: 0,
-            max_bytes: 0,
-        });
-        register(&ledger, 1, 1);
-        assert!(matches!(register(&ledger, 1, 1).0, Lookup::Same(..)));
+    #[test]
+    fn one_of_two_equal_requests_is_admitted() {
+        let ledger = Ledger::default();
+        assert!(matches!(register(&ledger, 1, 1).0, Lookup::New(_)));
+        assert!(matches!(register(&ledger, 1, 1).0, Lookup::Same(_)));
         assert!(matches!(register(&ledger, 1, 2).0, Lookup::Different));
     }
 
-    #[tokio::test]
-    async fn a_late_word_of_an_earlier_registration_changes_nothing() {
-        let ledger = Ledger::new(Retention::default());
+    #[test]
+    fn who_leaves_last_ends_the_run_and_the_id_is_taken_until_it_has_ended() {
+        let ledger = Ledger::default();
         let first = register(&ledger, 1, 1).1.unwrap();
-        ledger.leave(&id(1), first, true);
+        register(&ledger, 1, 1);
+        ledger.leave(&id(1), first.registration, true);
+        assert!(!first.cancel.is_cancelled(), "somebody still waits");
+        ledger.leave(&id(1), first.registration, true);
+        assert!(first.cancel.is_cancelled());
+        assert!(matches!(register(&ledger, 1, 2).0, Lookup::Leaving(_)));
+        assert_eq!(ledger.over(&id(1), first.registration), Remains::Nothing);
+        ledger.remove(&id(1), first.registration);
+        assert!(matches!(register(&ledger, 1, 2).0, Lookup::New(_)));
+    }
+
+    #[test]
+    fn what_is_detached_or_cancelled_or_over_is_not_abandoned() {
+        let ledger = Ledger::default();
+        let detached = register(&ledger, 1, 1).1.unwrap();
+        ledger.detach(&id(1), detached.registration);
+        ledger.leave(&id(1), detached.registration, true);
+        assert!(!detached.cancel.is_cancelled());
+        assert_eq!(
+            ledger.over(&id(1), detached.registration),
+            Remains::ResultWhatever
+        );
+
+        let cancelled = register(&ledger, 2, 1).1.unwrap();
+        assert!(ledger.cancel(&id(2)).is_some() && ledger.cancel(&id(2)).is_some());
+        assert!(cancelled.cancel.is_cancelled());
+        ledger.leave(&id(2), cancelled.registration, true);
+        assert!(ledger.was_cancelled(&id(2), cancelled.registration));
+        assert_eq!(ledger.over(&id(2), cancelled.registration), Remains::Result);
+
+        let over = register(&ledger, 3, 1).1.unwrap();
+        assert_eq!(ledger.over(&id(3), over.registration), Remains::Result);
+        ledger.leave(&id(3), over.registration, true);
+        assert!(!over.cancel.is_cancelled());
+    }
+
+    #[test]
+    fn a_late_word_of_an_earlier_registration_changes_nothing() {
+        let ledger = Ledger::default();
+        let first = register(&ledger, 1, 1).1.unwrap();
+        ledger.remove(&id(1), first.registration);
         let second = register(&ledger, 1, 1).1.unwrap();
-        ledger.ended(&id(1), first, 10);
-        ledger.forget(&id(1), first);
-        assert!(matches!(register(&ledger, 1, 1).0, Lookup::Same(known, _) if known == second));
+        ledger.leave(&id(1), first.registration, true);
+        ledger.remove(&id(1), first.registration);
+        assert_eq!(ledger.over(&id(1), first.registration), Remains::Nothing);
+        assert!(!second.cancel.is_cancelled());
+        assert!(matches!(
+            register(&ledger, 1, 1).0,
+            Lookup::Same(live) if live.registration == second.registration
+        ));
     }
 }

@@ -1,32 +1,44 @@
 //! Use cases of Sandbox Executor, and the ports that adapters implement.
 //!
 //! A program that embeds the executor makes an [`ExecuteCode`] from adapters of its own choice and calls
-//! [`ExecuteCode::execute`]. Nothing here starts a process, opens a file or a socket: that is what the ports are for.
+//! [`ExecuteCode::execute`], or [`ExecuteCode::submit`] and reads [`Events`]. Nothing here starts a process, opens a file or a socket: that is what the ports are for.
 //!
 //! With the feature `mocks`, every port has a mock (`MockSandbox`, …) and there is [`fake::FakeSandbox`], which keeps
 //! the isolation port's contract without isolating anything.
 
 mod admission;
 mod description;
+mod events;
 mod execute;
 #[cfg(any(test, feature = "mocks"))]
 pub mod fake;
 mod health;
 mod ledger;
+mod memory;
 mod ports;
+mod reports;
+mod running;
+mod transcript;
 
 pub use admission::Capacity;
 pub use description::{LanguageSupport, SandboxDescription, Wall, WallState};
+pub use events::{Events, ExecutionEvent};
 pub use execute::{ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure, Submission};
 pub use health::{CheckHealth, Health, Unhealthy};
-pub use ledger::Retention;
+pub use memory::{MemoryStore, Retention};
 pub use ports::{
-    Clock, ControlPlane, Delivery, ExitReason, Job, Outbox, PortError, Report, Sandbox,
-    SandboxError, StoreError, Workspace, WorkspaceError, Workspaces,
+    AnsweredRequest, Clock, ControlPlane, Cursor, Delivery, EndedRun, ExecutionStore, ExitReason,
+    Fingerprint, Instruments, Job, Kept, Levels, Listener, Outbox, OutputListener, OutputStream,
+    Page, PortError, Query, Report, Sandbox, SandboxError, StoreError, Summary, Telemetry,
+    TextFormat, Traces, WarmSlots, Workspace, WorkspaceError, Workspaces,
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use ports::{
-    MockClock, MockControlPlane, MockOutbox, MockSandbox, MockWorkspace, MockWorkspaces,
+    MockClock, MockControlPlane, MockExecutionStore, MockOutbox, MockOutputListener, MockSandbox,
+    MockTelemetry, MockTraces, MockWorkspace, MockWorkspaces,
 };
+pub use reports::{DeliveryBounds, MemoryOutbox, ReportOptions, ReportPorts, Reports};
+pub use running::Running;
 /// Cancels a run: see [`Sandbox::run`].
 pub use tokio_util::sync::CancellationToken;
+pub use transcript::Position;

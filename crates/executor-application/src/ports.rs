@@ -1,6 +1,9 @@
 //! What the use cases need of the world, as traits. Each doc comment binds whoever implements the trait.
 
+mod output;
 mod reports;
+mod store;
+mod telemetry;
 
 use std::{error::Error, path::Path, path::PathBuf};
 
@@ -14,9 +17,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::description::SandboxDescription;
 
+pub use output::{Listener, OutputListener, OutputStream};
 pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
+pub use store::{Cursor, ExecutionStore, Fingerprint, Kept, Page, Query, Summary};
+pub use telemetry::{
+    AnsweredRequest, EndedRun, Instruments, Levels, Telemetry, TextFormat, Traces, WarmSlots,
+};
 #[cfg(any(test, feature = "mocks"))]
-pub use reports::{MockControlPlane, MockOutbox};
+pub use {
+    output::MockOutputListener,
+    reports::{MockControlPlane, MockOutbox},
+    store::MockExecutionStore,
+    telemetry::{MockTelemetry, MockTraces},
+};
 
 /// Whatever an adapter failed with.
 pub type PortError = Box<dyn Error + Send + Sync>;
@@ -40,6 +53,8 @@ pub struct Job {
     pub limits: ResourceLimit,
     /// The session's directory on the host; it exists and the guest may write to it.
     pub workspace: PathBuf,
+    /// Who hears what the guest writes, while it runs.
+    pub listener: Listener,
 }
 
 /// Why a sandbox could not do its part. What a *guest* does wrong is an [`Outcome`], never one of these.
@@ -74,6 +89,8 @@ pub trait Sandbox: Send + Sync {
     /// - When `cancel` is cancelled, MUST kill the guest and return [`executor_domain::Ending::Cancelled`], unless the
     ///   guest had ended by then.
     /// - When the future is dropped, the guest MUST die as well; nobody waits for that.
+    /// - What the guest writes MUST be told to the job's listener as soon as it is read, and of each stream exactly what
+    ///   the outcome holds of it or the beginning of that: nothing from beyond the cap.
     async fn run(&self, job: Job, cancel: CancellationToken) -> Result<Outcome, SandboxError>;
 
     /// Whether a guest can be started now. MUST try it for real, with a guest of our own.

@@ -9,10 +9,6 @@ use thiserror::Error;
 /// (`MAX_ARG_STRLEN`, execve(2)).
 const MAX_VARIABLE_BYTES: usize = 128 << 10;
 
-/// Most bytes that all variables may take together. Linux allows a quarter of the stack limit for arguments and
-/// environment together (execve(2)); this stays well below its 2 MiB with room for `EVENT_JSON` and our own.
-const MAX_TOTAL_BYTES: usize = 1 << 20;
-
 /// Why a variable is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EnvironmentError {
@@ -28,7 +24,7 @@ pub enum EnvironmentError {
     #[error("has a variable {0} that is longer than {MAX_VARIABLE_BYTES} bytes")]
     TooLong(String),
     /// All variables together are too long.
-    #[error("takes {0} bytes in all, more than {MAX_TOTAL_BYTES}")]
+    #[error("takes {0} bytes in all, more than {max}", max = GuestEnvironment::MAX_BYTES)]
     TooLarge(usize),
 }
 
@@ -37,6 +33,11 @@ pub enum EnvironmentError {
 pub struct GuestEnvironment(BTreeMap<String, String>);
 
 impl GuestEnvironment {
+    /// Most bytes that all variables may take together, each with its `=` and NUL. Linux allows a quarter of the stack limit
+    /// for arguments and environment together (execve(2)); this stays well below its 2 MiB with room for `EVENT_JSON` and
+    /// our own.
+    pub const MAX_BYTES: usize = 1 << 20;
+
     /// Accepts names of letters, digits and `_`, and values without NUL, each at most 128 KiB and 1 MiB in all.
     pub fn parse(variables: BTreeMap<String, String>) -> Result<Self, EnvironmentError> {
         let mut total = 0;
@@ -54,7 +55,7 @@ impl GuestEnvironment {
             }
             total += bytes;
         }
-        if total > MAX_TOTAL_BYTES {
+        if total > Self::MAX_BYTES {
             return Err(EnvironmentError::TooLarge(total));
         }
         Ok(Self(variables))

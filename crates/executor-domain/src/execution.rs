@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use thiserror::Error;
 
-use crate::{Artifacts, Ending, ExecutionId, Outcome, SessionId, Timestamp};
+use crate::{Artifacts, Ending, ExecutionId, Outcome, SessionId, Timestamp, TraceParent};
 
 /// Where an execution is in its life, in one word for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +26,17 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every one of them.
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Timeout,
+        Self::Crashed,
+        Self::Cancelled,
+    ];
+
     /// The name as the API spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -98,6 +109,7 @@ pub struct Execution {
     session: SessionId,
     accepted_at: Timestamp,
     state: State,
+    trace_parent: Option<TraceParent>,
 }
 
 impl Execution {
@@ -108,7 +120,13 @@ impl Execution {
             session,
             accepted_at,
             state: State::Pending,
+            trace_parent: None,
         }
+    }
+
+    /// Says which step of a trace it is. What is reported of it later names that step as its parent.
+    pub const fn trace(&mut self, step: TraceParent) {
+        self.trace_parent = Some(step);
     }
 
     /// Its guest starts.
@@ -164,6 +182,11 @@ impl Execution {
     /// When it was accepted.
     pub const fn accepted_at(&self) -> Timestamp {
         self.accepted_at
+    }
+
+    /// Which step of a trace it is, where it belongs to one: the `traceparent` of whatever is reported of it.
+    pub const fn trace_parent(&self) -> Option<TraceParent> {
+        self.trace_parent
     }
 
     /// Where it is in its life, with all that is known there.

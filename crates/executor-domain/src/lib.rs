@@ -18,6 +18,7 @@ mod limits;
 mod outcome;
 mod source;
 mod time;
+mod trace;
 
 pub use artifact::{Artifact, ArtifactKind, Artifacts};
 pub use environment::{EnvironmentError, GuestEnvironment};
@@ -30,9 +31,11 @@ pub use limits::{
 };
 pub use outcome::{
     CapturedOutput, Clock, CrashCause, Ending, GuestError, LimitHit, Outcome, Reason, Start, Usage,
+    unfinished_tail,
 };
 pub use source::{InvalidSource, MAX_CODE_BYTES, Source};
 pub use time::Timestamp;
+pub use trace::{InvalidTraceParent, TraceParent};
 
 /// The programs of the README do what they show.
 #[cfg(doctest)]

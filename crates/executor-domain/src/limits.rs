@@ -107,6 +107,11 @@ pub struct LimitCeilings {
     pub max_workspace_mb: u64,
 }
 
+impl LimitCeilings {
+    /// Least memory that a run can have, in MiB: with less, an interpreter cannot even say what went wrong.
+    pub const FLOOR_MEMORY_MB: u64 = FLOOR_MEMORY_MB;
+}
+
 impl Default for LimitCeilings {
     /// The documented defaults: 300 s (at most 3600 s), 512 MiB, 128 processes, files of 100 MiB, 10 MiB of output, a
     /// workspace of 1 GiB.

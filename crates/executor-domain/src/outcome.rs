@@ -1,6 +1,6 @@
 //! What a run came to. Whatever a guest does is a value of these types; errors are for our own failures.
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{borrow::Cow, format, string::String, vec::Vec};
 use core::time::Duration;
 
 use crate::JsonText;
@@ -12,6 +12,31 @@ pub struct CapturedOutput {
     pub bytes: Vec<u8>,
     /// Whether the guest wrote more than was kept.
     pub truncated: bool,
+}
+
+impl CapturedOutput {
+    /// Output as text: what is not UTF-8 becomes U+FFFD. Where output was cut in the middle of a character, the rest of
+    /// that character is left out, since the guest did write it well.
+    pub fn text(&self) -> Cow<'_, str> {
+        let bytes = &self.bytes;
+        let kept = if self.truncated {
+            &bytes[..bytes.len() - unfinished_tail(bytes)]
+        } else {
+            bytes
+        };
+        String::from_utf8_lossy(kept)
+    }
+}
+
+/// Length of the character that begins at the end of the text and does not end there: 0 to 3 bytes.
+pub fn unfinished_tail(bytes: &[u8]) -> usize {
+    (1..=bytes.len().min(3))
+        .find(|length| {
+            let tail = &bytes[bytes.len() - length..];
+            core::str::from_utf8(tail)
+                .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+        })
+        .unwrap_or(0)
 }
 
 /// How the sandbox of a run was started.
@@ -335,6 +360,30 @@ mod tests {
         assert_eq!(error.message, "Task timed out after 3.00 seconds");
         assert_eq!(error.reason.as_str(), "wall_time");
         assert_eq!((ending.exit_code(), ending.signal()), (-1, None));
+    }
+
+    #[test]
+    fn a_cut_character_is_left_out_and_a_broken_one_is_shown() {
+        let show = |bytes: &[u8], truncated| {
+            let output = CapturedOutput {
+                bytes: bytes.to_vec(),
+                truncated,
+            };
+            output.text().into_owned()
+        };
+        let snowman = "☃".as_bytes();
+        let astral = "𝄞".as_bytes();
+        assert_eq!(show(&snowman[..1], true), "");
+        assert_eq!(show(&[b"a", &snowman[..2]].concat(), true), "a");
+        assert_eq!(show(&[b"a", &astral[..3]].concat(), true), "a");
+        assert_eq!(show(&[snowman, astral].concat(), true), "☃𝄞");
+        assert_eq!(show(b"a\xff", true), "a\u{fffd}");
+        assert_eq!(
+            show(b"a\x80\x80\x80\x80", true),
+            "a\u{fffd}\u{fffd}\u{fffd}\u{fffd}"
+        );
+        assert_eq!(show(&snowman[..2], false), "\u{fffd}");
+        assert_eq!(show(b"", true), "");
     }
 
     #[test]

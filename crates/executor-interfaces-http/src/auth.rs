@@ -1,6 +1,6 @@
 //! Who may call.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use axum::{
     extract::FromRequestParts,
@@ -16,6 +16,9 @@ use crate::{ApiState, error::ApiError};
 pub enum Access {
     /// Whoever reaches the socket.
     Anyone,
+    /// Whoever is on this host and knows it: the request's `Host` is `localhost` or an address. A web page in a browser
+    /// here reaches a socket on loopback too, by a name of its own that its owner lets point here (DNS rebinding).
+    ThisHost,
     /// Whoever presents this token as `Authorization: Bearer …` (RFC 6750, section 2.1).
     Bearer(BearerToken),
 }
@@ -50,12 +53,32 @@ impl fmt::Debug for BearerToken {
 }
 
 impl Access {
-    fn allows(&self, headers: &HeaderMap) -> bool {
-        match self {
-            Self::Anyone => true,
-            Self::Bearer(token) => presented(headers).is_some_and(|text| token.matches(text)),
-        }
+    fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let (allowed, refusal) = match self {
+            Self::Anyone => return Ok(()),
+            Self::ThisHost => (names_this_host(headers), ApiError::ForeignHost),
+            Self::Bearer(token) => (
+                presented(headers).is_some_and(|text| token.matches(text)),
+                ApiError::Unauthorized,
+            ),
+        };
+        if allowed { Ok(()) } else { Err(refusal) }
     }
+}
+
+/// Whether no name stands in `Host` that somebody else could have chosen. Programs may leave it out; browsers do not.
+fn names_this_host(headers: &HeaderMap) -> bool {
+    headers.get_all(header::HOST).iter().all(|host| {
+        let Ok(host) = host.to_str() else {
+            return false;
+        };
+        // `name:port`, `1.2.3.4:port` or `[::1]:port` (RFC 3986, section 3.2).
+        let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, _port)) => address,
+            None => host.split_once(':').map_or(host, |(name, _port)| name),
+        };
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    })
 }
 
 /// The token that a request presents. Of several `Authorization` headers none counts: whoever guards us in front may
@@ -81,11 +104,8 @@ impl FromRequestParts<ApiState> for Authorized {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Self, ApiError> {
-        if api.options().access.allows(&parts.headers) {
-            Ok(Self(()))
-        } else {
-            Err(ApiError::Unauthorized)
-        }
+        api.options().access.check(&parts.headers)?;
+        Ok(Self(()))
     }
 }
 
@@ -103,7 +123,41 @@ mod tests {
                 HeaderValue::from_bytes(value).unwrap(),
             );
         }
-        Access::Bearer(BearerToken::new("s3cret")).allows(&map)
+        Access::Bearer(BearerToken::new("s3cret"))
+            .check(&map)
+            .is_ok()
+    }
+
+    #[test]
+    fn without_a_token_no_name_but_this_hosts_counts() {
+        let allowed = |host: Option<&str>| {
+            let mut map = HeaderMap::new();
+            if let Some(host) = host {
+                map.insert(header::HOST, host.parse().unwrap());
+            }
+            Access::ThisHost.check(&map).is_ok()
+        };
+        for ours in [
+            "localhost",
+            "LocalHost:8080",
+            "127.0.0.1:8080",
+            "127.0.0.1",
+            "[::1]:8080",
+            "[::1]",
+        ] {
+            assert!(allowed(Some(ours)), "{ours}");
+        }
+        assert!(allowed(None));
+        for theirs in [
+            "rebound.example",
+            "rebound.example:8080",
+            "localhost.example",
+            "127.0.0.1.example:8080",
+            "[rebound.example]:8080",
+            "",
+        ] {
+            assert!(!allowed(Some(theirs)), "{theirs}");
+        }
     }
 
     #[test]

@@ -13,6 +13,10 @@ use crate::{ApiState, error::ApiError};
 /// First guess at a body's length. What the client promises is not reserved before it arrives.
 const FIRST_RESERVE: usize = 16 << 10;
 
+/// How much of every body needs no room, so that ordinary requests never wait for those who announce large ones. At most
+/// this much for each connection, of which there are a few thousand.
+const FREE_BYTES: usize = 64 << 10;
+
 /// A body that claims to be JSON, in whole, as text. Whether it is JSON, its parser finds out.
 pub(crate) struct JsonBody {
     pub(crate) text: String,
@@ -31,14 +35,11 @@ impl FromRequest<ApiState> for JsonBody {
         let allowed = options.body_timeout;
         let max_bytes = options.max_body_bytes;
         let announced = announced(&body, max_bytes)?;
-        let in_time = tokio::time::timeout(allowed, async {
-            let room = api.room(announced).await;
-            (room, read(body, max_bytes).await)
-        });
-        let (room, bytes) = in_time
+        let in_time = tokio::time::timeout(allowed, read(body, max_bytes, || api.room(announced)));
+        let (bytes, room) = in_time
             .await
-            .map_err(|_| ApiError::BodyTimeout { allowed })?;
-        match String::from_utf8(bytes?) {
+            .map_err(|_| ApiError::BodyTimeout { allowed })??;
+        match String::from_utf8(bytes) {
             Ok(text) => Ok(Self { text, _room: room }),
             Err(error) => Err(ApiError::Malformed(
                 format!(
@@ -92,9 +93,14 @@ fn announced(body: &Body, max_bytes: usize) -> Result<usize, ApiError> {
         .ok_or(ApiError::BodyTooLarge { max_bytes })
 }
 
-/// Reads a body in whole, and stops as soon as it turns out to be too large.
-async fn read(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
-    let too_large = ApiError::BodyTooLarge { max_bytes };
+/// Reads a body in whole, and stops as soon as it turns out to be too large. Takes room for all of it once more than
+/// [`FREE_BYTES`] have really come: what is only announced takes nothing.
+async fn read<Room: Future<Output = Option<OwnedSemaphorePermit>>>(
+    mut body: Body,
+    max_bytes: usize,
+    take_room: impl Fn() -> Room,
+) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), ApiError> {
+    let mut room = None;
     let mut bytes = Vec::with_capacity(max_bytes.min(FIRST_RESERVE));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| {
@@ -103,12 +109,15 @@ async fn read(mut body: Body, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
         // Trailers say nothing that we would want to know.
         if let Ok(data) = frame.into_data() {
             if data.len() > max_bytes - bytes.len() {
-                return Err(too_large);
+                return Err(ApiError::BodyTooLarge { max_bytes });
+            }
+            if room.is_none() && bytes.len() + data.len() > FREE_BYTES {
+                room = take_room().await;
             }
             bytes.extend_from_slice(&data);
         }
     }
-    Ok(bytes)
+    Ok((bytes, room))
 }
 
 #[cfg(test)]

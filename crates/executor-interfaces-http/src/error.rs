@@ -6,10 +6,13 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use executor_application::{ExecuteError, RunFailure, SandboxError};
+use executor_application::{ExecuteError, RunFailure, SandboxError, StoreError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::{problems::Problems, request, request_id::RequestId, response::json};
+use crate::{
+    problems::Problems, request, request_id::RequestId, response::json, routes::executions,
+};
 
 /// When to come back to a daemon that is draining or broken: by then whoever restarts it has noticed.
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(5);
@@ -24,8 +27,14 @@ pub(crate) enum ApiError {
     Malformed(Cow<'static, str>),
     /// Fields are missing, unknown or invalid.
     InvalidFields(Problems),
+    /// Parameters of a query, or headers, are unknown or invalid.
+    InvalidParameters(Problems),
     /// The token is missing or wrong.
     Unauthorized,
+    /// The request names another host than this one.
+    ForeignHost,
+    /// There is no such execution.
+    NoSuchExecution,
     /// There is no such route.
     NoSuchRoute,
     /// The route has no such method.
@@ -53,6 +62,8 @@ pub(crate) enum ApiError {
     Draining,
     /// A sandbox cannot be started.
     SandboxUnavailable(Cause),
+    /// There is no room for results.
+    StoreFull(Cause),
     /// We failed.
     Internal(Cause),
 }
@@ -105,11 +116,32 @@ impl ApiError {
                     request::FIELDS.join(", ")
                 ),
             ),
+            Self::InvalidParameters(_) => Row::new(
+                StatusCode::BAD_REQUEST,
+                "Executor.ValidationError",
+                "The request has invalid parameters",
+                format!(
+                    "Correct what is named; a list may have the parameters {}",
+                    executions::PARAMETERS.join(", ")
+                ),
+            ),
             Self::Unauthorized => Row::new(
                 StatusCode::UNAUTHORIZED,
                 "Executor.Unauthorized",
                 "The request is not authorized",
                 "Send the daemon's token as `Authorization: Bearer …`",
+            ),
+            Self::ForeignHost => Row::new(
+                StatusCode::FORBIDDEN,
+                "Executor.Forbidden",
+                "The request is not meant for this host",
+                "Call the daemon by its address or as localhost, or set INTERNAL_API_TOKEN",
+            ),
+            Self::NoSuchExecution => Row::new(
+                StatusCode::NOT_FOUND,
+                "Executor.NotFound",
+                "There is no such execution",
+                "Check the execution_id; results are forgotten after a while",
             ),
             Self::NoSuchRoute => Row::new(
                 StatusCode::NOT_FOUND,
@@ -153,7 +185,7 @@ impl ApiError {
                 "All running and waiting slots are taken",
                 "Send the request again after the time in the Retry-After header",
             ),
-            Self::Draining | Self::SandboxUnavailable(_) => Row::new(
+            Self::Draining | Self::SandboxUnavailable(_) | Self::StoreFull(_) => Row::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "Executor.Unavailable",
                 "The executor cannot run code now",
@@ -168,12 +200,26 @@ impl ApiError {
         }
     }
 
+    /// Its row for whoever describes the API: status, code and description.
+    pub(crate) fn summary(&self) -> (StatusCode, &'static str, &'static str) {
+        let row = self.row();
+        (row.status, row.code, row.description)
+    }
+
     /// What is wrong with this request in particular.
     fn detail(&self) -> Cow<'static, str> {
         match self {
             Self::Malformed(detail) => detail.clone(),
-            Self::InvalidFields(problems) => problems.to_string().into(),
+            Self::InvalidFields(problems) | Self::InvalidParameters(problems) => {
+                problems.to_string().into()
+            }
             Self::Unauthorized => "the token is missing or wrong".into(),
+            Self::ForeignHost => {
+                "without a token, this daemon serves this host alone, and the Host header \
+                                  names another one"
+                    .into()
+            }
+            Self::NoSuchExecution => "no execution of this id is known".into(),
             Self::NoSuchRoute => "no route matches the path".into(),
             Self::MethodNotAllowed => "the path exists, but not with this method".into(),
             Self::BodyTimeout { allowed } => format!(
@@ -191,14 +237,18 @@ impl ApiError {
             }
             Self::Draining => "the executor is shutting down".into(),
             Self::SandboxUnavailable(_) => "a sandbox cannot be started".into(),
+            Self::StoreFull(_) => "there is no room for results".into(),
             Self::Internal(_) => "the cause is in the executor's log under the request_id".into(),
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// When to come back, for refusals that pass.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::QueueFull { retry_after } => Some(*retry_after),
-            Self::Draining | Self::SandboxUnavailable(_) => Some(RETRY_UNAVAILABLE),
+            Self::Draining | Self::SandboxUnavailable(_) | Self::StoreFull(_) => {
+                Some(RETRY_UNAVAILABLE)
+            }
             _ => None,
         }
     }
@@ -206,7 +256,9 @@ impl ApiError {
     /// What the log is told and the client is not.
     pub(crate) fn cause(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::SandboxUnavailable(cause) | Self::Internal(cause) => Some(cause.as_ref()),
+            Self::SandboxUnavailable(cause) | Self::StoreFull(cause) | Self::Internal(cause) => {
+                Some(cause.as_ref())
+            }
             _ => None,
         }
     }
@@ -246,12 +298,18 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(up).max(1)
 }
 
-#[derive(Serialize)]
-struct ErrorDto<'a> {
+/// Why a request was not answered with what it asked for.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorDto<'a> {
+    /// What kind of error it is, for programs
     error_code: &'static str,
+    /// The same for people
     description: &'static str,
+    /// What is wrong with this request in particular
     error_detail: &'a str,
+    /// What to do about it
     solution: &'a str,
+    /// The name of the request, as in the header and in the log
     request_id: &'a str,
 }
 
@@ -278,6 +336,7 @@ impl From<ExecuteError> for ApiError {
                 RunFailure::Sandbox(SandboxError::Unavailable { .. }) => {
                     Self::SandboxUnavailable(failure)
                 }
+                RunFailure::Store(StoreError::Full(_)) => Self::StoreFull(failure),
                 _ => Self::Internal(failure),
             },
         }

@@ -1,33 +1,40 @@
 //! What every request passes through: a name, a span, a log line, and an answer whatever happens.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
-    extract::{MatchedPath, Request},
-    http::{HeaderValue, StatusCode, header},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use executor_application::{AnsweredRequest, Telemetry};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::{
+    ApiState,
     error::ApiError,
     request_id::{RequestId, X_REQUEST_ID},
+    trace,
 };
 
-/// Names the request, runs it in a span of its own, turns panics into answers, renders errors and logs one line: never
-/// bodies, tokens or the path as the client wrote it.
-pub(crate) async fn attend(request: Request, next: Next) -> Response {
+/// Names the request, runs it in a span of its own, turns panics into answers, renders errors, logs one line and counts:
+/// never bodies, tokens or the path as the client wrote it.
+pub(crate) async fn attend(State(api): State<ApiState>, request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("unknown", MatchedPath::as_str);
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
     let span = tracing::info_span!("request", request_id = %id, method = %request.method(), route);
+    let instruments = api.executor().instruments();
+    if let Some(parent) = trace::parent_of(request.headers()) {
+        instruments.traces.adopt(&span, parent);
+    }
+    let telemetry = Arc::clone(&instruments.telemetry);
+    let method = known(request.method());
     async move {
-        let log = AccessLog::start();
+        let log = AccessLog::start(telemetry, method, matched);
         // What a panic leaves half-done is dropped with the request; shared state guards itself.
         let response = AssertUnwindSafe(next.run(request))
             .catch_unwind()
@@ -39,6 +46,26 @@ pub(crate) async fn attend(request: Request, next: Next) -> Response {
     }
     .instrument(span)
     .await
+}
+
+/// The route of requests that match none: what clients make up is not repeated.
+const NO_ROUTE: &str = "unknown";
+
+/// A method by its name, or `other`: clients can make methods up, and each would be counted on its own.
+fn known(method: &Method) -> &'static str {
+    const KNOWN: [(&Method, &str); 7] = [
+        (&Method::GET, "GET"),
+        (&Method::HEAD, "HEAD"),
+        (&Method::POST, "POST"),
+        (&Method::PUT, "PUT"),
+        (&Method::PATCH, "PATCH"),
+        (&Method::DELETE, "DELETE"),
+        (&Method::OPTIONS, "OPTIONS"),
+    ];
+    KNOWN
+        .iter()
+        .find(|(known, _)| *known == method)
+        .map_or("other", |(_, name)| name)
 }
 
 /// Renders an error, and adds what every answer has.
@@ -63,17 +90,28 @@ fn complete(mut response: Response, id: RequestId) -> Response {
     response
 }
 
-/// Writes one line per request, also where the client hangs up and the request is dropped before it is answered.
+/// Writes one line per request and counts it, also where the client hangs up and the request is dropped before it is
+/// answered.
 struct AccessLog {
     since: Instant,
     status: Option<StatusCode>,
+    telemetry: Arc<dyn Telemetry>,
+    method: &'static str,
+    route: Option<MatchedPath>,
 }
 
 impl AccessLog {
-    fn start() -> Self {
+    fn start(
+        telemetry: Arc<dyn Telemetry>,
+        method: &'static str,
+        route: Option<MatchedPath>,
+    ) -> Self {
         Self {
             since: Instant::now(),
             status: None,
+            telemetry,
+            method,
+            route,
         }
     }
 
@@ -84,7 +122,14 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        let duration_ms = self.since.elapsed().as_secs_f64() * 1e3;
+        let took = self.since.elapsed();
+        self.telemetry.request_answered(&AnsweredRequest {
+            route: self.route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str),
+            method: self.method,
+            status: self.status.map(|status| status.as_u16()),
+            took,
+        });
+        let duration_ms = took.as_secs_f64() * 1e3;
         if let Some(status) = self.status {
             tracing::info!(status = status.as_u16(), duration_ms, "request answered");
         } else {
@@ -105,9 +150,10 @@ mod tests {
         async fn faulty() {
             panic!("secret detail");
         }
+        let api = crate::tests::Api::default().state;
         let app = Router::new()
             .route("/", get(faulty))
-            .layer(axum::middleware::from_fn(attend));
+            .layer(axum::middleware::from_fn_with_state(api, attend));
         let request = Request::builder()
             .header(X_REQUEST_ID, "r1")
             .body(Body::empty())

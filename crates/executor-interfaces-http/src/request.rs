@@ -4,6 +4,7 @@
 //! neither its depth nor its size costs more than its bytes.
 
 mod object;
+mod schema;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::{error::ApiError, problems::Problems};
 use object::{Object, kind_of, members};
+pub(crate) use schema::{SCHEMA, schema};
 
 /// Every field that a request may have.
 pub(crate) const FIELDS: &[&str] = &[
@@ -82,6 +84,7 @@ pub(crate) fn parse(body: &str, policy: &LimitPolicy) -> Result<ExecuteCommand, 
                 environment,
                 stdin,
                 limits,
+                trace_parent: None,
             })
         }
         _ => Err(ApiError::InvalidFields(problems)),
@@ -143,8 +146,12 @@ fn environment(fields: &Object<'_>, problems: &mut Problems) -> GuestEnvironment
         return GuestEnvironment::default();
     };
     let mut variables = BTreeMap::new();
+    let mut bytes = 0;
     let read = members(raw.get(), |name, value| match text_of(value) {
+        // Too many are looked at, but not kept: the whole is refused below, and must not become large before that.
+        Ok(_) if bytes > GuestEnvironment::MAX_BYTES => {}
         Ok(text) => {
+            bytes += name.len() + text.len() + 2;
             if variables.insert(name.clone(), text).is_some() {
                 problems.add(format_args!("env_vars.{name}"), "is given more than once");
             }

@@ -8,10 +8,13 @@ use axum::{
 };
 use chrono::{DateTime, SecondsFormat};
 use executor_domain::{
-    Artifact, CapturedOutput, Ending, Execution, GuestError, LimitHit, Outcome, State, Timestamp,
+    Artifact, Ending, Execution, GuestError, LimitHit, Outcome, State, Timestamp,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::openapi::words;
 
 /// An answer in JSON.
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> serde_json::Result<Response> {
@@ -28,58 +31,114 @@ pub fn execution_json(execution: &Execution) -> serde_json::Result<String> {
     serde_json::to_string(&ExecutionDto::from(execution))
 }
 
-/// An execution as the API shows it. What is not there, or not yet, is `null`.
-#[derive(Serialize)]
+/// An execution. What is not there, or not yet, is `null`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Execution)]
 pub(crate) struct ExecutionDto<'a> {
+    /// Its name
     execution_id: &'a str,
+    /// The session whose workspace it used
     session_id: &'a str,
+    /// Where it is in its life
+    #[schema(schema_with = words::status)]
     status: &'static str,
+    /// The same for people
     message: &'static str,
-    /// Copied as text: neither its depth nor its size is looked at again.
+    /// What the handler returned: any JSON.
+    // Copied as text: neither its depth nor its size is looked at again.
+    #[schema(value_type = Value)]
     return_value: Option<&'a RawValue>,
+    /// What the guest wrote to stdout; what is not UTF-8 becomes U+FFFD
     stdout: Cow<'a, str>,
+    /// What the guest wrote to stderr; what is not UTF-8 becomes U+FFFD
     stderr: Cow<'a, str>,
+    /// Whether the guest wrote more to stdout than was kept
     stdout_truncated: bool,
+    /// Whether the guest wrote more to stderr than was kept
     stderr_truncated: bool,
+    /// The exit code of the guest's process; -1 where there is none
     exit_code: i32,
+    /// The signal that the guest died of
+    #[schema(required)]
     signal: Option<i32>,
+    /// Why it did not complete
+    #[schema(required)]
     error: Option<GuestErrorDto>,
+    /// What it used, once it has ended
+    #[schema(required)]
     metrics: Option<MetricsDto>,
+    /// Files that it created or changed
     artifacts: Vec<ArtifactDto<'a>>,
-    /// One line for each thing that is missing from `artifacts` and why; absent where nothing is, which is nearly
-    /// always.
+    /// One line for each thing that is missing from `artifacts` and why; absent where nothing is.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<String>, required = false)]
     artifacts_skipped: &'a [String],
+    /// When its guest started: RFC 3339 in UTC
+    #[schema(format = DateTime, required)]
     started_at: Option<String>,
+    /// When it ended: RFC 3339 in UTC
+    #[schema(format = DateTime, required)]
     completed_at: Option<String>,
 }
 
-#[derive(Serialize)]
+/// Why a guest did not complete.
+#[derive(Serialize, ToSchema)]
+#[schema(as = GuestError)]
 struct GuestErrorDto {
+    /// The exception's type in the guest's own words, or the name of a limit
     error_type: String,
+    /// What it says
     error_message: String,
+    /// The guest's own frames, outermost first
     stack_trace: Vec<String>,
+    /// Why, for programs
+    #[schema(schema_with = words::reason)]
     reason: &'static str,
 }
 
-#[derive(Serialize)]
+/// What a guest used: its process tree, not the daemon.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Metrics)]
 struct MetricsDto {
+    /// Wall time, from the guest's first instruction to its end
     duration_ms: f64,
+    /// CPU time, user and system
+    #[schema(required)]
     cpu_time_ms: Option<f64>,
+    /// Most memory in use at any time, in MiB
+    #[schema(required)]
     peak_memory_mb: Option<f64>,
+    /// Bytes read from block devices
+    #[schema(required)]
     io_read_bytes: Option<u64>,
+    /// Bytes written to block devices
+    #[schema(required)]
     io_write_bytes: Option<u64>,
+    /// How its sandbox was started
+    #[schema(schema_with = words::start)]
     start: &'static str,
+    /// Limits that it ran into, whether or not they ended it
+    #[schema(schema_with = words::limits_hit)]
     limits_hit: Vec<&'static str>,
 }
 
-#[derive(Serialize)]
+/// A file that a run created or changed.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Artifact)]
 struct ArtifactDto<'a> {
+    /// Its path in the workspace
     path: &'a str,
+    /// Its size in bytes
     size: u64,
+    /// Its media type, by content and name
     mime_type: &'a str,
+    /// `log` for `*.log`, `output` below `output/` or `outputs/`
+    #[schema(schema_with = words::artifact_kind)]
     r#type: &'static str,
+    /// When it was last changed: RFC 3339 in UTC
+    #[schema(format = DateTime, required)]
     created_at: Option<String>,
+    /// `sha256:` and the digest of its content
     checksum: &'a str,
 }
 
@@ -130,8 +189,8 @@ impl<'a> ExecutionDto<'a> {
         if let Ending::Completed { return_value } = &outcome.ending {
             self.return_value = Some(return_value.as_raw());
         }
-        self.stdout = text(&outcome.stdout);
-        self.stderr = text(&outcome.stderr);
+        self.stdout = outcome.stdout.text();
+        self.stderr = outcome.stderr.text();
         self.stdout_truncated = outcome.stdout.truncated;
         self.stderr_truncated = outcome.stderr.truncated;
         self.exit_code = outcome.ending.exit_code();
@@ -185,31 +244,8 @@ impl<'a> From<&'a Artifact> for ArtifactDto<'a> {
     }
 }
 
-/// Output as text: what is not UTF-8 becomes U+FFFD. Where output was cut in the middle of a character, the rest of that
-/// character is left out, since the guest did write it well.
-fn text(output: &CapturedOutput) -> Cow<'_, str> {
-    let bytes = &output.bytes;
-    let kept = if output.truncated {
-        &bytes[..bytes.len() - unfinished_tail(bytes)]
-    } else {
-        bytes
-    };
-    String::from_utf8_lossy(kept)
-}
-
-/// Length of the character that begins at the end of the text and does not end there: 0 to 3 bytes.
-fn unfinished_tail(bytes: &[u8]) -> usize {
-    (1..=bytes.len().min(3))
-        .find(|length| {
-            let tail = &bytes[bytes.len() - length..];
-            std::str::from_utf8(tail)
-                .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
-        })
-        .unwrap_or(0)
-}
-
 /// RFC 3339 in UTC with microseconds; `None` for a time beyond what its four-digit years can say.
-fn rfc3339(time: Timestamp) -> Option<String> {
+pub(crate) fn rfc3339(time: Timestamp) -> Option<String> {
     DateTime::from_timestamp_micros(time.unix_micros())
         .map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
@@ -227,7 +263,9 @@ fn mebibytes(bytes: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use executor_domain::{Artifacts, Clock, ExecutionId, JsonText, SessionId, Start, Usage};
+    use executor_domain::{
+        Artifacts, CapturedOutput, Clock, ExecutionId, JsonText, SessionId, Start, Usage,
+    };
     use serde_json::{Value, json};
 
     use super::*;
@@ -364,30 +402,6 @@ mod tests {
         let execution = finished(outcome(ending), Artifacts::default());
         let text = serde_json::to_string(&ExecutionDto::from(&execution)).unwrap();
         assert!(text.contains(&deep));
-    }
-
-    #[test]
-    fn a_cut_character_is_left_out_and_a_broken_one_is_shown() {
-        let show = |bytes: &[u8], truncated| {
-            text(&CapturedOutput {
-                bytes: bytes.to_vec(),
-                truncated,
-            })
-            .into_owned()
-        };
-        let snowman = "☃".as_bytes();
-        let astral = "𝄞".as_bytes();
-        assert_eq!(show(&snowman[..1], true), "");
-        assert_eq!(show(&[b"a", &snowman[..2]].concat(), true), "a");
-        assert_eq!(show(&[b"a", &astral[..3]].concat(), true), "a");
-        assert_eq!(show(&[snowman, astral].concat(), true), "☃𝄞");
-        assert_eq!(show(b"a\xff", true), "a\u{fffd}");
-        assert_eq!(
-            show(b"a\x80\x80\x80\x80", true),
-            "a\u{fffd}\u{fffd}\u{fffd}\u{fffd}"
-        );
-        assert_eq!(show(&snowman[..2], false), "\u{fffd}");
-        assert_eq!(show(b"", true), "");
     }
 
     #[test]

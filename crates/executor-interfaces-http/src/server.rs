@@ -27,7 +27,7 @@ pub struct ServerOptions {
     /// Connections open at the same time. Further ones wait in the kernel's queue. Each takes a descriptor, and every
     /// execution that is waited for takes a connection.
     pub max_connections: usize,
-    /// Longest head of a request, in bytes; a longer one is answered with 431.
+    /// Longest head of a request, in bytes; a longer one is answered with 431, without a body.
     pub max_head_bytes: usize,
     /// How long a client may take to send the head of a request, idle time before it included.
     pub head_timeout: Duration,
@@ -154,6 +154,15 @@ async fn converse(
         }
     };
     if let Err(error) = ended {
+        if error.is_parse() {
+            // hyper has answered by itself, without a body and without a name that the log could show: what was not
+            // understood is no request yet. The error says what was wrong in hyper's words, never in the client's.
+            tracing::info!(
+                error = &error as &dyn std::error::Error,
+                "a request's head was refused"
+            );
+            return;
+        }
         tracing::debug!(
             error = &error as &dyn std::error::Error,
             "connection broke off"

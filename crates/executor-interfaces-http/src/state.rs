@@ -20,14 +20,19 @@ pub struct ApiOptions {
     /// Bytes of all request bodies that are being read at the same time. Further ones wait for room, within their own
     /// timeout.
     pub max_bodies_bytes: usize,
+    /// Bytes of all large answers that are on their way at the same time. Further ones wait.
+    pub max_answers_bytes: usize,
     /// How long a client may take to send a body, from its first byte to its last.
     pub body_timeout: Duration,
+    /// Whether `POST /execute` is answered at once, and not with the result, where its caller prefers nothing.
+    pub answer_later: bool,
     /// The daemon's version, for people.
     pub version: &'static str,
 }
 
 impl Default for ApiOptions {
-    /// Anyone may call; bodies of at most 16 MiB, sent within a minute, and of 256 MiB at the same time.
+    /// Anyone may call; bodies of at most 16 MiB, sent within a minute, and of 256 MiB at the same time; answers of 256 MiB
+    /// at the same time; whoever runs code waits for the result.
     ///
     /// 16 MiB hold an event of 8 MiB and a program of 1 MiB even if JSON spells each byte of the program with six.
     fn default() -> Self {
@@ -35,7 +40,9 @@ impl Default for ApiOptions {
             access: Access::Anyone,
             max_body_bytes: 16 << 20,
             max_bodies_bytes: 256 << 20,
+            max_answers_bytes: 256 << 20,
             body_timeout: Duration::from_secs(60),
+            answer_later: false,
             version: env!("CARGO_PKG_VERSION"),
         }
     }
@@ -53,6 +60,8 @@ struct Shared {
     options: ApiOptions,
     /// Room for bodies, in units of [`ROOM_UNIT`].
     room: Arc<Semaphore>,
+    /// Room for answers, in the same units.
+    answers: Arc<Semaphore>,
     started: Instant,
 }
 
@@ -67,6 +76,9 @@ impl ApiState {
                 executor,
                 health,
                 room: Arc::new(Semaphore::new(options.max_bodies_bytes.div_ceil(ROOM_UNIT))),
+                answers: Arc::new(Semaphore::new(
+                    options.max_answers_bytes.div_ceil(ROOM_UNIT),
+                )),
                 options,
                 started: Instant::now(),
             }),
@@ -87,14 +99,31 @@ impl ApiState {
 
     /// Waits for room for a body of so many bytes. One that is larger than all the room takes all of it. Cancel safe.
     pub(crate) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let all = self.shared.options.max_bodies_bytes;
-        let wanted = u32::try_from(bytes.min(all).div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.shared.room);
-        // `None` only if somebody closed the semaphore, which nobody does.
-        room.acquire_many_owned(wanted).await.ok()
+        take(
+            &self.shared.room,
+            self.shared.options.max_bodies_bytes,
+            bytes,
+        )
+        .await
+    }
+
+    /// The same for an answer.
+    pub(crate) async fn room_for_answer(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        take(
+            &self.shared.answers,
+            self.shared.options.max_answers_bytes,
+            bytes,
+        )
+        .await
     }
 
     pub(crate) fn uptime(&self) -> Duration {
         self.shared.started.elapsed()
     }
+}
+
+/// Takes room for so many of `all` bytes. `None` only if somebody closed the semaphore, which nobody does.
+async fn take(room: &Arc<Semaphore>, all: usize, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let wanted = u32::try_from(bytes.min(all).div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
+    Arc::clone(room).acquire_many_owned(wanted).await.ok()
 }

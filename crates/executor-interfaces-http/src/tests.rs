@@ -1,7 +1,10 @@
 //! The API as its clients see it: through the router, and over real sockets.
 
 mod api;
+mod description;
+mod executions;
 mod log;
+mod metrics;
 mod socket;
 
 use std::sync::Arc;
@@ -21,8 +24,9 @@ use tower::ServiceExt;
 use crate::{ApiOptions, ApiState, router};
 
 /// An API on top of the fake sandbox.
-struct Api {
+pub(crate) struct Api {
     router: Router,
+    pub(crate) state: ApiState,
     executor: ExecuteCode,
     sandbox: Arc<FakeSandbox>,
 }
@@ -30,9 +34,11 @@ struct Api {
 impl Api {
     fn new(options: Options, api: ApiOptions) -> Self {
         let sandbox = Arc::new(FakeSandbox::default());
-        let (router, executor) = router_on(Arc::clone(&sandbox) as Arc<dyn Sandbox>, options, api);
+        let state = state_on(Arc::clone(&sandbox) as Arc<dyn Sandbox>, options, api);
+        let executor = state.executor().clone();
         Self {
-            router,
+            router: router(state.clone()),
+            state,
             executor,
             sandbox,
         }
@@ -54,6 +60,12 @@ fn router_on(
     options: Options,
     api: ApiOptions,
 ) -> (Router, ExecuteCode) {
+    let state = state_on(sandbox, options, api);
+    let executor = state.executor().clone();
+    (router(state), executor)
+}
+
+fn state_on(sandbox: Arc<dyn Sandbox>, options: Options, api: ApiOptions) -> ApiState {
     let workspaces: Arc<dyn Workspaces> = Arc::new(NoWorkspaces);
     let executor = ExecuteCode::new(
         Arc::clone(&sandbox),
@@ -62,8 +74,7 @@ fn router_on(
         options,
     );
     let health = CheckHealth::new(executor.clone(), sandbox, workspaces);
-    let state = ApiState::new(executor.clone(), Arc::new(health), api);
-    (router(state), executor)
+    ApiState::new(executor, Arc::new(health), api)
 }
 
 /// An answer that was read in whole.

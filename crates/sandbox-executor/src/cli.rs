@@ -78,6 +78,8 @@ pub enum Action {
         #[arg(long, hide = true, conflicts_with = "json")]
         markdown: bool,
     },
+    /// Print the description of the REST API, OpenAPI 3.1 in JSON, with the default limits.
+    Openapi,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

@@ -14,13 +14,17 @@ pub mod logging;
 mod run;
 pub mod secret;
 mod serve;
+mod service_manager;
 mod signals;
 mod terminal;
+mod traces;
 pub mod wiring;
 
 use std::{process::ExitCode, thread};
 
 use clap::{CommandFactory as _, Parser as _};
+use executor_domain::LimitCeilings;
+use executor_infra_telemetry::Otlp;
 use tokio::runtime;
 
 use cli::{Action, Cli, SettingFlags};
@@ -84,6 +88,11 @@ fn act(cli: Cli) -> Exit {
             }
             Err(exit) => exit,
         },
+        Action::Openapi => {
+            let document = executor_interfaces_http::openapi_json(&LimitCeilings::default());
+            terminal::out(document.trim_end());
+            Exit::Success
+        }
         Action::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "sandbox-executor", &mut script);
@@ -127,14 +136,26 @@ fn serve(settings: SettingFlags) -> Exit {
         Err(exit) => return exit,
     };
     let config = &loaded.config;
-    if let Err(error) = logging::start(&config.log_level, config.log_format) {
+    let otlp = match traces::start(config) {
+        Ok(otlp) => otlp,
+        Err(error) => {
+            terminal::failure(&error);
+            return Exit::Usage;
+        }
+    };
+    let listener = otlp.as_ref().map(Otlp::layer);
+    if let Err(error) = logging::start(&config.log_level, config.log_format, listener) {
         terminal::failure(&error);
         return Exit::Internal;
     }
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    in_runtime(serve::serve(config))
+    let exit = in_runtime(serve::serve(config, otlp.as_ref().map(Otlp::traces)));
+    if let Some(otlp) = otlp {
+        otlp.stop();
+    }
+    exit
 }
 
 /// A command for a person: they see what it does, so only errors are logged, unless they ask for more.
@@ -149,7 +170,11 @@ fn briefly(settings: SettingFlags, action: impl AsyncFnOnce(&Config) -> Exit) ->
     } else {
         "error"
     };
-    if let Err(error) = logging::start(level, Some(config.log_format.unwrap_or(LogFormat::Text))) {
+    if let Err(error) = logging::start(
+        level,
+        Some(config.log_format.unwrap_or(LogFormat::Text)),
+        None,
+    ) {
         terminal::failure(&error);
         return Exit::Internal;
     }

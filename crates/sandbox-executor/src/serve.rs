@@ -1,24 +1,27 @@
 //! `serve`: the daemon, from its first probe to its last guest.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use executor_application::{ExecuteCode, SandboxDescription};
+use executor_application::{ExecuteCode, ExitReason, Reports, SandboxDescription, Traces};
 use executor_interfaces_http::{ApiState, ServerOptions, router};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
+    time::Instant,
 };
 
 use crate::{
     config::Config,
     exit::Exit,
+    service_manager,
     signals::{self, Stop},
     terminal,
-    wiring::{Adapters, WorkspacePlace},
+    wiring::{self, Adapters, WorkspacePlace},
 };
 
-/// Serves until it is told to stop. Nothing listens before a sandbox was really started.
-pub(crate) async fn serve(config: &Config) -> Exit {
+/// Serves until it is told to stop. Nothing listens before a sandbox was really started. `traces`: where spans are
+/// exported, the links to those of others.
+pub(crate) async fn serve(config: &Config, traces: Option<Arc<dyn Traces>>) -> Exit {
     let mut stops = match signals::stops() {
         Ok(stops) => stops,
         Err(error) => {
@@ -26,12 +29,26 @@ pub(crate) async fn serve(config: &Config) -> Exit {
             return Exit::Internal;
         }
     };
+    let control_plane = match wiring::control_plane(config) {
+        Ok(control_plane) => control_plane,
+        Err(error) => {
+            terminal::failure(&error);
+            return error.exit();
+        }
+    };
     let adapters = tokio::select! {
         started = Adapters::start(config, WorkspacePlace::Configured) => started,
         stop = signals::next(&mut stops) => return stop.exit_of_daemon(),
     };
     let adapters = match adapters {
-        Ok(adapters) => adapters,
+        Ok(adapters) => adapters.with_traces(traces),
+        Err(error) => {
+            terminal::failure(&error);
+            return error.exit();
+        }
+    };
+    let lasting = match adapters.lasting_execute_code(config).await {
+        Ok(lasting) => lasting,
         Err(error) => {
             terminal::failure(&error);
             return error.exit();
@@ -51,15 +68,21 @@ pub(crate) async fn serve(config: &Config) -> Exit {
             return Exit::Usage;
         }
     };
-    raise_descriptor_limit();
-    let executor = adapters.execute_code(config);
-    let api = adapters.api(config, executor.clone());
-    announce(address, executor.sandbox());
+    let descriptors = raise_descriptor_limit();
+    let api = adapters.api(config, lasting.executor.clone());
+    let reports = control_plane.map(|control_plane| {
+        let mut reports = adapters.reports(config, control_plane, &lasting);
+        reports.announce(address.port());
+        reports
+    });
+    announce(address, lasting.executor.sandbox());
+    service_manager::ready();
     let daemon = Daemon {
         listener,
-        executor,
+        reports,
+        executor: lasting.executor,
         api,
-        options: server_options(config),
+        options: server_options(config, descriptors),
         grace: config.shutdown_grace,
     };
     daemon.run(stops).await
@@ -67,7 +90,9 @@ pub(crate) async fn serve(config: &Config) -> Exit {
 
 /// Raises the limit of open descriptors as far as we may: every connection takes one, every run ten. Guests get a limit
 /// of their own.
-fn raise_descriptor_limit() {
+///
+/// Returns how many there may be.
+fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let maximum = getrlimit(Resource::Nofile).maximum;
@@ -81,11 +106,17 @@ fn raise_descriptor_limit() {
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open descriptors stays as it is");
     }
+    let current = getrlimit(Resource::Nofile).current;
+    current.map_or(usize::MAX, |current| {
+        usize::try_from(current).unwrap_or(usize::MAX)
+    })
 }
 
-/// As many connections as executions can be waited for, and some for health checks and those about to be told 429.
-fn server_options(config: &Config) -> ServerOptions {
+/// As many connections as executions can be waited for, and some for health checks and those about to be told 429; but
+/// connections never take more than half of all descriptors, so that idle ones cannot starve the runs.
+fn server_options(config: &Config, descriptors: usize) -> ServerOptions {
     const SPARE: usize = 256;
+    let most = descriptors / 2;
     let defaults = ServerOptions::default();
     let executions = config
         .capacity
@@ -94,7 +125,8 @@ fn server_options(config: &Config) -> ServerOptions {
     ServerOptions {
         max_connections: defaults
             .max_connections
-            .max(executions.saturating_add(SPARE)),
+            .max(executions.saturating_add(SPARE))
+            .min(most),
         ..defaults
     }
 }
@@ -111,9 +143,19 @@ fn announce(address: SocketAddr, sandbox: &SandboxDescription) {
     terminal::out(format_args!("listening on http://{address}"));
 }
 
+/// How long the last reports may take: what is left of the grace period, within reason. A control plane that hangs must not
+/// hold the daemon up for long, and one that is there must get a moment also where runs took all of the time.
+fn time_for_reports(grace_ends: Instant) -> Instant {
+    const AT_LEAST: Duration = Duration::from_secs(2);
+    const AT_MOST: Duration = Duration::from_secs(10);
+    let now = Instant::now();
+    grace_ends.clamp(now + AT_LEAST, now + AT_MOST)
+}
+
 /// A daemon that listens.
 struct Daemon {
     listener: TcpListener,
+    reports: Option<Reports>,
     executor: ExecuteCode,
     api: ApiState,
     options: ServerOptions,
@@ -122,8 +164,8 @@ struct Daemon {
 
 impl Daemon {
     /// Serves until it is told to stop; then accepts no more executions, answers health checks with 503, gives runs the
-    /// grace period, cancels the rest, and stops listening once every guest is dead. Told twice, it ends at once: guests
-    /// die with the process.
+    /// grace period, kills the rest, stops listening once every guest is dead, tells the control plane, and closes the store.
+    /// Told twice, it ends at once: guests die with the process.
     async fn run(self, mut stops: mpsc::Receiver<Stop>) -> Exit {
         let (close, closed) = oneshot::channel::<()>();
         let shutdown = async {
@@ -140,9 +182,15 @@ impl Daemon {
             stop = signals::next(&mut stops) => stop,
             ended = &mut server => {
                 tracing::error!(?ended, "the server ended by itself");
+                if let Some(reports) = self.reports {
+                    let deadline = time_for_reports(Instant::now());
+                    reports.finish(Exit::Internal.code().into(), ExitReason::Error, deadline).await;
+                }
                 return Exit::Internal;
             }
         };
+        service_manager::stopping();
+        let grace_ends = Instant::now() + self.grace;
         tracing::info!(?stop, running = self.executor.active(), grace = ?self.grace, "draining");
         let drained = async {
             self.executor.drain(self.grace).await;
@@ -150,6 +198,13 @@ impl Daemon {
             if let Err(error) = server.await {
                 tracing::error!(%error, "the server failed");
             }
+            if let Some(reports) = self.reports {
+                let exit_code = stop.exit_of_daemon().code().into();
+                reports
+                    .finish(exit_code, stop.reason(), time_for_reports(grace_ends))
+                    .await;
+            }
+            self.executor.close().await;
         };
         tokio::select! {
             () = drained => tracing::info!("stopped"),
@@ -161,8 +216,6 @@ impl Daemon {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use executor_application::{
         CheckHealth, Options,
         fake::{FakeSandbox, NoWorkspaces, StoppedClock},
@@ -198,6 +251,7 @@ mod tests {
         let (told, stops) = mpsc::channel(2);
         let daemon = Daemon {
             listener,
+            reports: None,
             api: ApiState::new(executor.clone(), Arc::new(health), ApiOptions::default()),
             executor,
             options: ServerOptions::default(),
@@ -286,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_the_grace_period_runs_are_cancelled() {
+    async fn after_the_grace_period_runs_are_killed_and_say_so() {
         let daemon = start(Duration::from_millis(1)).await;
         let answer = execute(daemon.address, "sleep 3600000");
         let sandbox = Arc::clone(&daemon.sandbox);
@@ -294,7 +348,8 @@ mod tests {
         daemon.told.send(Stop::Terminate).await.unwrap();
         assert_eq!(daemon.exit.await.unwrap(), Exit::Terminated);
         assert_eq!(sandbox.running(), 0);
-        assert!(answer.await.unwrap().contains("\"cancelled\""));
+        let answer = answer.await.unwrap();
+        assert!(answer.contains("\"executor_lost\""), "{answer}");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use executor_application::ExitReason;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -24,6 +25,14 @@ impl Stop {
         match self {
             Self::Terminate => Exit::Terminated,
             Self::Interrupt => Exit::Success,
+        }
+    }
+
+    /// Why the daemon stops, for the control plane.
+    pub(crate) const fn reason(self) -> ExitReason {
+        match self {
+            Self::Terminate => ExitReason::Terminated,
+            Self::Interrupt => ExitReason::Normal,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{fs, process::Stdio};
 
 use executor_application::{CancellationToken, Job, Sandbox};
-use executor_domain::{Clock, Ending, LimitHit};
+use executor_domain::{Clock, CrashCause, Ending, Language, LimitHit};
 use serde_json::json;
 
 use crate::{
@@ -159,4 +159,19 @@ fn silence_is_no_end() {
             "{outcome:?}"
         );
     }
+}
+
+#[test]
+fn a_guest_that_sends_itself_the_signal_of_a_limit_has_not_hit_it() {
+    let workspace = Workspace::new();
+    let outcome = run(crate::support::job(
+        Language::Shell,
+        "kill -XCPU $$",
+        &workspace,
+    ));
+    assert!(
+        matches!(outcome.ending, Ending::Crashed(CrashCause::Signal(_))),
+        "{outcome:?}"
+    );
+    assert!(!hit(&outcome, LimitHit::CpuTime));
 }

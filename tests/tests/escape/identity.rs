@@ -46,6 +46,9 @@ fn assert_python_is_nobody(outcome: &Outcome) {
     let stayed = gap("own_user", "groups") && groups.split(' ').all(harmless);
     assert!(groups.is_empty() || stayed, "{groups}");
     findings.retain(|name, _| !name.starts_with("namespace"));
+    // Never before others; behind them, if the daemon itself stands there.
+    let niceness: i32 = findings.remove("niceness").unwrap().parse().unwrap();
+    assert!(niceness >= 0, "{niceness}");
     let expected = with_environment(&[
         ("1000\t1000\t1000\t1000", &["Uid", "Gid"]),
         (
@@ -59,6 +62,14 @@ fn assert_python_is_nobody(outcome: &Outcome) {
         ("/workspace", &["directory"]),
         ("0o22", &["umask"]),
         ("sandbox", &["host name"]),
+        ("True", &["first to go"]),
+        (
+            "EACCES|EPERM",
+            &[
+                "become a favourite of the scheduler",
+                "become the last to go",
+            ],
+        ),
         ("/", &["control groups"]),
         ("/dev/null", &["descriptor 0"]),
         ("pipe", &["descriptor 1", "descriptor 2"]),
@@ -117,13 +128,15 @@ fn bash_holds_nothing() {
 }
 
 /// A daemon that was started by somebody careless: with a secret in its environment, descriptors that are not
-/// close-on-exec, in another directory, with an open umask and core dumps on.
+/// close-on-exec, in another directory, with an open umask and core dumps on; and, where it is root, before all
+/// others on the processor.
 #[test]
 fn a_careless_parent_reaches_no_guest() {
     if !alone::is_alone() {
         alone::rerun(
             "identity::a_careless_parent_reaches_no_guest",
-            "umask 000; ulimit -c unlimited; cd /usr; exec 7</etc/passwd 9</",
+            "umask 000; ulimit -c unlimited; cd /usr; exec 7</etc/passwd 9</; \
+             if [ \"$(id -u)\" = 0 ]; then renice -n -5 -p $$ >/dev/null; fi",
         );
         return;
     }
@@ -135,6 +148,12 @@ fn a_careless_parent_reaches_no_guest() {
     assert_eq!(env::current_dir().unwrap().to_str(), Some("/usr"));
     let status = fs::read_to_string("/proc/self/status").unwrap();
     assert!(status.contains("Umask:\t0000"), "{status}");
+    if nix::unistd::geteuid().is_root() {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap();
+        // The seventeenth field after the name in parentheses (proc(5)).
+        let fields = stat.rsplit_once(')').unwrap().1;
+        assert_eq!(fields.split_whitespace().nth(16), Some("-5"));
+    }
 
     let workspace = Workspace::new();
     assert_python_is_nobody(&run(guest!(python "identity").script(&workspace)));

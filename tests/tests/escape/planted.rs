@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+/// Who guests are where the daemon is root, by default.
+const GUEST: u32 = 64064;
+
 #[test]
 fn nothing_planted_runs_before_the_callers_code() {
     for guest in [
@@ -118,5 +121,25 @@ fn no_planted_link_is_followed_by_the_next_sandbox() {
     // Every link is still one: nothing was put in its place.
     for name in names {
         assert!(workspace.path().join(name).is_symlink(), "{name}");
+    }
+}
+
+#[test]
+fn who_locks_the_workspace_does_not_lock_out_the_next_run() {
+    let workspace = Workspace::new();
+    // As the daemon does it: who may lock it is its owner.
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(workspace.path(), Some(GUEST), Some(GUEST)).unwrap();
+    }
+    for mode in ["0", "0o400", "0o177"] {
+        let code = format!("import os\ndef handler(event): os.chmod('/workspace', {mode})");
+        let job = support::job(Language::Python, &code, &workspace);
+        assert_completed(&run(job));
+        let next = support::job(
+            Language::Python,
+            "import os\ndef handler(event): return os.getcwd()",
+            &workspace,
+        );
+        assert_returned(&run(next), "\"/workspace\"");
     }
 }

@@ -83,3 +83,23 @@ fn harm_to_the_init_is_harm_to_the_guest_alone() {
     assert_dead(&marker);
     assert_works();
 }
+
+#[test]
+fn what_a_guest_leaves_in_shared_memory_dies_with_it() {
+    // Not zero, which would make it private; other suites may run at the same time.
+    let key = std::process::id().cast_signed() | 0x4000_0000;
+    for _ in 0..2 {
+        let workspace = Workspace::new();
+        let job = with_event(
+            &json!({"key": key}),
+            guest!(python "ipc").script(&workspace),
+        );
+        expect(
+            &run(job),
+            &[
+                ("0", &["segments before", "queues before"]),
+                ("ENOENT", &["somebody's segment", "somebody's queue"]),
+            ],
+        );
+    }
+}

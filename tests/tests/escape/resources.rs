@@ -57,6 +57,8 @@ fn one_process_has_limits() {
             ("EMFILE", &["too many open files", "a message queue"]),
             ("False", &["core dumped"]),
             ("", &["files beside ours"]),
+            ("16", &["pseudo-terminals"]),
+            ("ENOSPC", &["one more pseudo-terminal"]),
             (
                 "ValueError",
                 &[
@@ -64,6 +66,7 @@ fn one_process_has_limits() {
                     "raise RLIMIT_FSIZE",
                     "raise RLIMIT_NPROC",
                     "raise RLIMIT_CPU",
+                    "raise RLIMIT_STACK",
                 ],
             ),
         ],

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "this is how a test fails")]
 
 mod examples;
+mod executions;
+mod killed;
+mod observe;
 mod operation;
 mod requests;
 mod runs;

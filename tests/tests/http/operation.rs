@@ -168,7 +168,7 @@ async fn sigterm_drains_and_ends_with_143() {
 }
 
 #[tokio::test]
-async fn what_runs_beyond_the_grace_period_is_cancelled_and_answered() {
+async fn what_runs_beyond_the_grace_period_is_killed_and_answered() {
     let mut daemon = Daemon::with(&[("SHUTDOWN_GRACE", "1")]);
     let marker = marker();
     let run = daemon.spawn(&request("shell", &format!("echo begun; sleep {marker}")));
@@ -176,9 +176,15 @@ async fn what_runs_beyond_the_grace_period_is_cancelled_and_answered() {
     daemon.signal(Signal::SIGTERM);
     let run = run.await.unwrap().ran();
     assert_eq!(alive(&marker), [0; 0]);
-    assert_eq!(run["status"], "cancelled", "{run:#}");
+    // Nobody has cancelled it: its executor was lost.
+    assert_eq!(run["status"], "crashed", "{run:#}");
+    assert_eq!(run["error"]["reason"], "executor_lost", "{run:#}");
     assert_eq!(run["stdout"], "begun\n");
     assert_eq!(daemon.exit().await.code(), Some(143));
+    // And so it stays.
+    daemon.start_again();
+    let id = run["execution_id"].as_str().unwrap();
+    assert_eq!(daemon.ended(id).await, run);
 }
 
 #[tokio::test]
@@ -306,6 +312,86 @@ fn a_workspace_that_cannot_be_made_is_a_clear_error() {
         said.contains("WORKSPACE_PATH") && said.contains("/proc/nowhere"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn two_daemons_do_not_share_one_state() {
+    let first = Daemon::start();
+    let state = first.state();
+    let (code, said) = refuses(&[
+        ("STATE_PATH", state.to_str().unwrap()),
+        ("EXECUTOR_PORT", "0"),
+    ]);
+    assert_eq!(code, Some(64), "{said}");
+    assert!(
+        said.contains("STATE_PATH") && said.contains("in use"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_state_is_refused_with_what_to_do() {
+    let mut daemon = Daemon::start();
+    daemon.execute(&request("shell", "true")).await.completed();
+    daemon.signal(Signal::SIGTERM);
+    daemon.exit().await;
+    let state = daemon.state();
+    fs::write(
+        state.join("executions.db"),
+        "this is no database".repeat(500),
+    )
+    .unwrap();
+    let settings = [
+        ("STATE_PATH", state.to_str().unwrap()),
+        ("EXECUTOR_PORT", "0"),
+    ];
+    let (code, said) = refuses(&settings);
+    assert_eq!(code, Some(64), "{said}");
+    assert!(
+        said.contains("damaged") && said.contains("move it"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_state_that_guests_could_see_is_refused() {
+    let directory = passable_directory();
+    let workspaces = directory.path().join("ws");
+    fs::create_dir(&workspaces).unwrap();
+    let link = directory.path().join("state");
+    symlink(workspaces.join("session-1"), &link).unwrap();
+    fs::create_dir(workspaces.join("session-1")).unwrap();
+    for state in [workspaces.join("session-1/state"), link] {
+        let (code, said) = refuses(&[
+            ("WORKSPACE_PATH", workspaces.to_str().unwrap()),
+            ("STATE_PATH", state.to_str().unwrap()),
+            ("EXECUTOR_PORT", "0"),
+        ]);
+        assert_eq!(code, Some(64), "{said}");
+        assert!(
+            said.to_uppercase().contains("STATE_PATH") && said.contains("session-1"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_guest_sees_the_state() {
+    for bound in [None, Some(("SESSION_ID", "session-1"))] {
+        let daemon = Daemon::with(bound.as_slice());
+        let everywhere = "find / -xdev \\( -name executions.db -o -name '*.state' -o -name .state \\) 2>/dev/null; ls -A /workspace";
+        let run = daemon
+            .execute(&request("shell", everywhere))
+            .await
+            .completed();
+        assert_eq!(run["stdout"], "", "{run:#}");
+        // Positive control: it is there.
+        let state = match bound {
+            None => daemon.state(),
+            Some(_) => daemon.workspaces().with_file_name("workspaces.state"),
+        };
+        assert!(state.join("executions.db").exists());
+    }
 }
 
 #[tokio::test]

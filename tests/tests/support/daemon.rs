@@ -117,6 +117,7 @@ pub(crate) struct Daemon {
     child: Child,
     url: String,
     client: Client,
+    settings: Vec<(String, String)>,
     directory: tempfile::TempDir,
 }
 
@@ -129,31 +130,28 @@ impl Daemon {
     /// With these settings. Returns once it listens.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
         let directory = passable_directory();
-        let log = fs::File::create(directory.path().join("log")).unwrap();
-        let mut child = command()
-            .env("EXECUTOR_PORT", "0")
-            .env("WORKSPACE_PATH", directory.path().join("workspaces"))
-            .envs(settings.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        // Either a line or, where the daemon gives up, the end.
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
-        let mut daemon = Self {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let settings: Vec<_> = settings.iter().map(own).collect();
+        let (child, url) = listening(directory.path(), &settings);
+        Self {
             child,
-            url: String::new(),
+            url,
             client: Client::builder().no_proxy().build().unwrap(),
+            settings,
             directory,
-        };
-        let Some(url) = line.trim_end().strip_prefix("listening on ") else {
-            panic!("the daemon does not listen: {line:?}\n{}", daemon.log());
-        };
-        url.clone_into(&mut daemon.url);
-        daemon
+        }
+    }
+
+    /// Kills it, as nothing can be prepared for, and starts it again where it was. Returns once it listens.
+    pub(crate) fn kill_and_start(&mut self) {
+        self.child.kill().unwrap();
+        self.start_again();
+    }
+
+    /// Waits for its end and starts it again where it was. Returns once it listens.
+    pub(crate) fn start_again(&mut self) {
+        self.child.wait().unwrap();
+        (self.child, self.url) = listening(self.directory.path(), &self.settings);
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -163,6 +161,11 @@ impl Daemon {
     /// Where it keeps the files of sessions.
     pub(crate) fn workspaces(&self) -> PathBuf {
         self.directory.path().join("workspaces")
+    }
+
+    /// Where it keeps executions and results.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.workspaces().join(".state")
     }
 
     /// A file of the session that [`request`] runs in.
@@ -183,6 +186,25 @@ impl Daemon {
     /// A request to this path, yet to be sent.
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {
         self.client.get(format!("{}{path}", self.url))
+    }
+
+    /// A request to cancel the execution of this id, yet to be sent.
+    pub(crate) fn delete(&self, id: &str) -> RequestBuilder {
+        self.client.delete(format!("{}/executions/{id}", self.url))
+    }
+
+    /// The execution of this id, once it has ended.
+    pub(crate) async fn ended(&self, id: &str) -> Value {
+        let deadline = tokio::time::Instant::now() + super::PATIENCE;
+        loop {
+            let found = Answer::to(self.get(&format!("/executions/{id}"))).await;
+            assert_eq!(found.status, StatusCode::OK, "{found:?}");
+            if !matches!(found.body["status"].as_str(), Some("pending" | "running")) {
+                return found.body;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{found:?}");
+            tokio::time::sleep(super::PAUSE).await;
+        }
     }
 
     /// A request to run something, yet to be sent.
@@ -246,6 +268,32 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Starts a daemon on this directory, and returns it with its URL once it listens.
+fn listening(directory: &Path, settings: &[(String, String)]) -> (Child, String) {
+    let mut log = fs::File::options();
+    let log = log.create(true).append(true).open(directory.join("log"));
+    let mut child = command()
+        .env("EXECUTOR_PORT", "0")
+        .env("WORKSPACE_PATH", directory.join("workspaces"))
+        .envs(settings.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log.unwrap())
+        .spawn()
+        .unwrap();
+    // Either a line or, where the daemon gives up, the end.
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    let Some(url) = line.trim_end().strip_prefix("listening on ") else {
+        child.wait().unwrap();
+        let log = fs::read_to_string(directory.join("log")).unwrap();
+        panic!("the daemon does not listen: {line:?}\n{log}");
+    };
+    let url = url.to_owned();
+    (child, url)
 }
 
 /// Waits until so many guest processes carry this marker: they really run.

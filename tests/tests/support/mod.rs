@@ -12,7 +12,7 @@ pub(crate) mod daemon;
 
 use std::{env, path::PathBuf, time::Duration};
 
-use executor_application::{CancellationToken, Job, Sandbox};
+use executor_application::{CancellationToken, Job, Listener, Sandbox};
 use executor_domain::{
     Event, ExecutionId, GuestEnvironment, JsonText, Language, LimitPolicy, Mode, Outcome,
     RequestedLimits, ResourceLimit, SessionId, Source,
@@ -76,6 +76,7 @@ pub(crate) fn job(language: Language, code: &str, workspace: &Workspace) -> Job 
         stdin: None,
         limits: limits(|wish| wish.timeout = Some(120)),
         workspace: workspace.path().to_owned(),
+        listener: Listener::none(),
     }
 }
 
@@ -127,7 +128,7 @@ pub(crate) fn alive(marker: &str) -> Vec<u32> {
 }
 
 /// How long a hanging machine may take. Not a measure of time: whoever waits so long fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long to leave the processor to others before looking again.
 const PAUSE: Duration = Duration::from_millis(5);
 

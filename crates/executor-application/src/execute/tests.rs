@@ -1,10 +1,14 @@
 use std::collections::BTreeMap;
 
-use executor_domain::{Artifact, Language, LimitCeilings, State, Status};
+use executor_domain::{
+    Artifact, Event, GuestEnvironment, Language, LimitCeilings, Reason, RequestedLimits, Source,
+    State, Status,
+};
 
 use super::*;
 use crate::{
-    MockWorkspace, MockWorkspaces,
+    Cursor, ExecutionEvent, Fingerprint, MockExecutionStore, MockWorkspace, MockWorkspaces,
+    OutputStream,
     fake::{FakeSandbox, NoWorkspaces, StoppedClock},
 };
 
@@ -17,7 +21,17 @@ fn command(id: &str, code: &str) -> ExecuteCommand {
         environment: GuestEnvironment::default(),
         stdin: None,
         limits: RequestedLimits::default(),
+        trace_parent: None,
     }
+}
+
+fn id(name: &str) -> ExecutionId {
+    ExecutionId::parse(name).unwrap()
+}
+
+fn reason(execution: &Execution) -> Option<Reason> {
+    let outcome = execution.outcome()?;
+    outcome.ending.error().map(|error| error.reason)
 }
 
 fn executor(options: Options) -> (ExecuteCode, Arc<FakeSandbox>) {
@@ -122,10 +136,12 @@ async fn the_same_request_joins_the_one_that_runs() {
     let (executor, sandbox) = executor(Options::default());
     let first = executor
         .submit(command("e", "sleep 1000\nreturn 1"))
+        .await
         .unwrap();
     until(|| sandbox.running() == 1).await;
     let second = executor
         .submit(command("e", "sleep 1000\nreturn 1"))
+        .await
         .unwrap();
     let (first, second) = tokio::join!(first.finished(), second.finished());
     assert_eq!(first.unwrap(), second.unwrap());
@@ -165,17 +181,19 @@ async fn another_request_under_the_same_id_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn runs_up_to_capacity_queues_and_sends_the_rest_away() {
     let (executor, sandbox) = executor(capacity(2, 1));
-    let running: Vec<_> = ["a", "b", "c"]
-        .map(|id| executor.submit(command(id, "sleep 1000")).unwrap())
-        .into();
+    let mut running = Vec::new();
+    for id in ["a", "b", "c"] {
+        let submission = executor.submit(command(id, "sleep 1000")).await;
+        running.push(submission.unwrap());
+    }
     until(|| sandbox.running() == 2).await;
     assert_eq!(executor.active(), 2);
     assert!(matches!(
-        executor.submit(command("d", "sleep 1000")),
+        executor.submit(command("d", "sleep 1000")).await,
         Err(ExecuteError::Busy { retry_after }) if retry_after >= Duration::from_secs(1)
     ));
     // Joining a run that is known takes no place.
-    assert!(executor.submit(command("a", "sleep 1000")).is_ok());
+    assert!(executor.submit(command("a", "sleep 1000")).await.is_ok());
 
     for submission in running {
         assert_eq!(
@@ -192,8 +210,8 @@ async fn an_abandoned_run_is_cancelled_and_forgotten() {
         cancel_abandoned: true,
         ..Options::default()
     });
-    let one = executor.submit(command("e", "sleep 100000")).unwrap();
-    let two = executor.submit(command("e", "sleep 100000")).unwrap();
+    let one = executor.submit(command("e", "sleep 100000")).await.unwrap();
+    let two = executor.submit(command("e", "sleep 100000")).await.unwrap();
     until(|| sandbox.running() == 1).await;
     drop(one);
     tokio::task::yield_now().await;
@@ -201,7 +219,7 @@ async fn an_abandoned_run_is_cancelled_and_forgotten() {
     drop(two);
     until(|| sandbox.running() == 0).await;
 
-    let again = executor.submit(command("e", "sleep 100000")).unwrap();
+    let again = executor.submit(command("e", "sleep 100000")).await.unwrap();
     until(|| sandbox.started() == 2).await;
     drop(again);
 }
@@ -212,6 +230,7 @@ async fn an_abandoned_run_goes_on_where_that_is_asked_for() {
     drop(
         executor
             .submit(command("e", "sleep 1000\nreturn 1"))
+            .await
             .unwrap(),
     );
     let execution = executor
@@ -223,13 +242,20 @@ async fn an_abandoned_run_goes_on_where_that_is_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draining_waits_cancels_and_admits_nobody() {
+async fn draining_waits_kills_and_admits_nobody() {
     let (executor, sandbox) = executor(capacity(1, 10));
     let quick = executor
         .submit(command("quick", "sleep 1000\nreturn 1"))
+        .await
         .unwrap();
-    let slow = executor.submit(command("slow", "sleep 100000")).unwrap();
-    let queued = executor.submit(command("queued", "return 1")).unwrap();
+    let slow = executor
+        .submit(command("slow", "sleep 100000"))
+        .await
+        .unwrap();
+    let queued = executor
+        .submit(command("queued", "return 1"))
+        .await
+        .unwrap();
     until(|| sandbox.running() == 1).await;
 
     let (quick, slow, queued, ()) = tokio::join!(
@@ -239,9 +265,9 @@ async fn draining_waits_cancels_and_admits_nobody() {
         executor.drain(Duration::from_secs(5))
     );
     assert_eq!(quick.unwrap().status(), Status::Completed);
-    assert_eq!(slow.unwrap().status(), Status::Cancelled);
+    assert_eq!(reason(&slow.unwrap()), Some(Reason::ExecutorLost));
     let queued = queued.unwrap();
-    assert_eq!(queued.status(), Status::Cancelled);
+    assert_eq!(reason(&queued), Some(Reason::ExecutorLost));
     assert!(matches!(
         queued.state(),
         State::Finished {
@@ -252,7 +278,7 @@ async fn draining_waits_cancels_and_admits_nobody() {
     assert_eq!(sandbox.running(), 0);
     assert!(executor.is_draining());
     assert!(matches!(
-        executor.submit(command("late", "return 1")),
+        executor.submit(command("late", "return 1")).await,
         Err(ExecuteError::Draining)
     ));
 }
@@ -356,4 +382,511 @@ async fn the_workspace_is_opened_before_the_run_and_scanned_after_it() {
     assert!(
         matches!(execution.state(), State::Finished { artifacts, .. } if **artifacts == expected)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_goes_on_without_anybody_and_is_found_by_its_id() {
+    let (executor, sandbox) = executor(Options {
+        cancel_abandoned: true,
+        ..Options::default()
+    });
+    let submission = executor
+        .submit(command("e", "sleep 1000\nreturn 1"))
+        .await
+        .unwrap();
+    let accepted = submission.keep().await.unwrap();
+    assert!(!accepted.status().is_final());
+    drop(submission);
+    until(|| sandbox.running() == 1).await;
+    let found = executor.find(&id("e")).await.unwrap().unwrap();
+    assert_eq!(found.status(), Status::Running);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let found = executor.find(&id("e")).await.unwrap().unwrap();
+    assert_eq!(found.status(), Status::Completed);
+    assert!(executor.find(&id("other")).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_run_is_dead_and_keeps_its_result() {
+    let (executor, sandbox) = executor(capacity(1, 10));
+    let running = executor.submit(command("running", "sleep 100000")).await;
+    let running = running.unwrap();
+    let queued = executor.submit(command("queued", "return 1")).await;
+    let queued = queued.unwrap();
+    until(|| sandbox.running() == 1).await;
+
+    let execution = executor.cancel(&id("queued")).await.unwrap().unwrap();
+    assert_eq!(execution.status(), Status::Cancelled);
+    let execution = executor.cancel(&id("running")).await.unwrap().unwrap();
+    assert_eq!(execution.status(), Status::Cancelled);
+    assert_eq!(sandbox.running(), 0);
+    assert_eq!(sandbox.started(), 1);
+    // Whoever waited gets the same.
+    assert_eq!(running.finished().await.unwrap(), execution);
+    assert_eq!(queued.finished().await.unwrap().status(), Status::Cancelled);
+    // Again, and after the end, nothing changes.
+    assert_eq!(
+        executor.cancel(&id("running")).await.unwrap(),
+        Some(execution)
+    );
+    assert_eq!(executor.cancel(&id("other")).await.unwrap(), None);
+    executor.execute(command("done", "return 1")).await.unwrap();
+    let done = executor.cancel(&id("done")).await.unwrap().unwrap();
+    assert_eq!(done.status(), Status::Completed);
+}
+
+/// Reads on to the end: the words of the events, and how far the reader had come before each.
+async fn read(mut events: Events) -> Vec<(String, Position)> {
+    let mut read = Vec::new();
+    loop {
+        let position = events.position();
+        let Some(event) = events.next().await else {
+            return read;
+        };
+        let words = match event {
+            ExecutionEvent::Status(status) => status.as_str().to_owned(),
+            ExecutionEvent::Output { stream, bytes } => {
+                format!("{stream:?} {}", String::from_utf8_lossy(&bytes).trim_end())
+            }
+            ExecutionEvent::Ended(execution) => format!("ended {}", execution.status().as_str()),
+        };
+        read.push((words, position));
+    }
+}
+
+fn words(read: &[(String, Position)]) -> Vec<&str> {
+    read.iter().map(|(words, _)| words.as_str()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_come_while_the_guest_writes_and_can_be_read_again_from_anywhere() {
+    const CODE: &str = "echo one\nsleep 1000\nwarn two\nsleep 1000\necho three";
+    let (executor, _) = executor(Options::default());
+    let submission = executor.submit(command("e", CODE)).await.unwrap();
+    let mut live = submission.events(Position::default());
+    assert_eq!(
+        live.next().await,
+        Some(ExecutionEvent::Status(Status::Pending))
+    );
+    assert_eq!(
+        live.next().await,
+        Some(ExecutionEvent::Status(Status::Running))
+    );
+    assert_eq!(
+        live.next().await,
+        Some(ExecutionEvent::Output {
+            stream: OutputStream::Stdout,
+            bytes: b"one\n".to_vec()
+        })
+    );
+    assert!(live.execution().outcome().is_none(), "it still runs");
+    let live = read(live).await;
+    assert_eq!(
+        words(&live),
+        ["Stderr two", "Stdout three", "ended completed"]
+    );
+    drop(submission);
+
+    // From any place that a reader had come to, the rest comes again: also once it has ended.
+    for (skip, (_, position)) in live.iter().enumerate() {
+        let events = executor.events(&id("e"), *position).await.unwrap().unwrap();
+        let mut again = read(events).await;
+        let mut expected = live[skip..].to_vec();
+        // The order between the streams is not part of a result.
+        again.sort_by(|a, b| a.0.cmp(&b.0));
+        expected.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!(words(&again), words(&expected));
+    }
+    assert!(
+        executor
+            .events(&id("other"), Position::default())
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_does_not_read_holds_nobody_up() {
+    let (executor, _) = executor(Options::default());
+    let submission = executor
+        .submit(command("e", "flood 1000000\nreturn 1"))
+        .await
+        .unwrap();
+    let sleeper = submission.events(Position::default());
+    assert_eq!(
+        submission.finished().await.unwrap().status(),
+        Status::Completed
+    );
+    let mut read = 0;
+    let mut events = sleeper;
+    while let Some(event) = events.next().await {
+        if let ExecutionEvent::Output { bytes, .. } = event {
+            read += bytes.len();
+        }
+    }
+    assert_eq!(read, 1_000_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_name_everybody_with_what_is_known_now() {
+    let (executor, sandbox) = executor(capacity(1, 10));
+    executor.execute(command("done", "exit 3")).await.unwrap();
+    let mut waiting = Vec::new();
+    for name in ["running", "queued"] {
+        let submission = executor.submit(command(name, "sleep 1000")).await.unwrap();
+        submission.keep().await.unwrap();
+        waiting.push(submission);
+    }
+    until(|| sandbox.running() == 1).await;
+    let list = async |status, before, limit| {
+        let query = Query {
+            session: None,
+            status,
+            before,
+            limit,
+        };
+        let page = executor.list(query).await.unwrap();
+        let ids: Vec<_> = page.items.iter().map(|item| item.id.to_string()).collect();
+        (ids, page.next)
+    };
+    let (all, next) = list(None, None, 10).await;
+    assert_eq!((all.join(" "), next), ("queued running done".into(), None));
+    for (status, name) in [
+        (Status::Running, "running"),
+        (Status::Pending, "queued"),
+        (Status::Failed, "done"),
+    ] {
+        assert_eq!(list(Some(status), None, 1).await.0, [name], "{status:?}");
+    }
+    let (first, next) = list(None, None, 2).await;
+    assert_eq!(first, ["queued", "running"]);
+    assert_eq!(list(None, next, 2).await, (vec!["done".to_owned()], None));
+    assert_eq!(list(None, Some(Cursor::new(0)), 2).await.0, [""; 0]);
+}
+
+/// A store that knows nothing, and does what the test says.
+fn store() -> MockExecutionStore {
+    let mut store = MockExecutionStore::new();
+    store.expect_may_know().return_const(false);
+    store
+}
+
+fn on_store(store: MockExecutionStore) -> (ExecuteCode, Arc<FakeSandbox>) {
+    let sandbox = Arc::new(FakeSandbox::default());
+    let executor = ExecuteCode::with_store(
+        Arc::clone(&sandbox) as Arc<dyn Sandbox>,
+        Arc::new(NoWorkspaces),
+        Arc::new(StoppedClock),
+        Arc::new(store),
+        Options::default(),
+    );
+    (executor, sandbox)
+}
+
+fn full() -> StoreError {
+    StoreError::Full("no space left".into())
+}
+
+fn is_full(error: &ExecuteError) -> bool {
+    matches!(error, ExecuteError::Failed(failure) if matches!(**failure, RunFailure::Store(StoreError::Full(_))))
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_record_of_its_acceptance_no_run_goes_on() {
+    let mut store = store();
+    store.expect_accept().returning(|_, _| Err(full()));
+    store.expect_forget().returning(|_| Ok(()));
+    let (executor, sandbox) = on_store(store);
+    let begun = tokio::time::Instant::now();
+    let waiting = executor.execute(command("a", "sleep 100000")).await;
+    assert!(is_full(&waiting.unwrap_err()));
+    assert_eq!(
+        begun.elapsed(),
+        Duration::ZERO,
+        "it does not wait for the guest"
+    );
+    let submission = executor.submit(command("b", "sleep 100000")).await.unwrap();
+    assert!(is_full(&submission.keep().await.unwrap_err()));
+    assert_eq!(sandbox.running(), 0);
+    assert_eq!(executor.active(), 0);
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_kept_is_not_answered() {
+    let mut store = store();
+    store.expect_accept().returning(|_, _| Ok(()));
+    store.expect_finish().returning(|_| Err(full()));
+    let (executor, _) = on_store(store);
+    let answer = executor.execute(command("e", "return 1")).await;
+    assert!(is_full(&answer.unwrap_err()));
+}
+
+#[tokio::test]
+async fn a_run_is_answered_after_its_result_is_kept() {
+    let (kept, mut finished) = tokio::sync::mpsc::unbounded_channel();
+    let mut store = store();
+    store.expect_accept().times(1).returning(|_, _| Ok(()));
+    store.expect_finish().times(1).returning(move |execution| {
+        kept.send(execution.clone()).unwrap();
+        Ok(())
+    });
+    let (executor, _) = on_store(store);
+    let answered = executor.execute(command("e", "return 1")).await.unwrap();
+    assert_eq!(finished.try_recv().unwrap(), answered);
+}
+
+#[tokio::test]
+async fn what_nobody_carries_any_more_has_crashed() {
+    let accepted = Execution::accept(
+        id("e"),
+        SessionId::parse("session").unwrap(),
+        StoppedClock.now(),
+    );
+    let fingerprint = command("e", "return 1").fingerprint();
+    let mut store = MockExecutionStore::new();
+    store.expect_may_know().return_const(true);
+    store.expect_find().returning(move |_| {
+        Ok(Some(crate::Kept {
+            execution: accepted.clone(),
+            fingerprint,
+        }))
+    });
+    let (executor, sandbox) = on_store(store);
+    let found = executor.find(&id("e")).await.unwrap().unwrap();
+    assert_eq!(reason(&found), Some(Reason::ExecutorLost));
+    let again = executor.execute(command("e", "return 1")).await.unwrap();
+    assert_eq!(reason(&again), Some(Reason::ExecutorLost));
+    let other = executor.execute(command("e", "return 2")).await;
+    assert!(matches!(other, Err(ExecuteError::Conflict)));
+    assert_eq!(sandbox.started(), 0);
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_left_unfinished_ends_as_lost() {
+    let store = Arc::new(MemoryStore::new(Retention::default()));
+    let accepted = Execution::accept(
+        id("e"),
+        SessionId::parse("session").unwrap(),
+        StoppedClock.now(),
+    );
+    let fingerprint = Fingerprint::new([7; 32]);
+    store.accept(&accepted, fingerprint).await.unwrap();
+    let executor = ExecuteCode::with_store(
+        Arc::new(FakeSandbox::default()),
+        Arc::new(NoWorkspaces),
+        Arc::new(StoppedClock),
+        Arc::clone(&store) as Arc<dyn ExecutionStore>,
+        Options::default(),
+    );
+    assert_eq!(executor.recover().await.unwrap(), 1);
+    assert_eq!(executor.recover().await.unwrap(), 0);
+    let kept = store.find(&id("e")).await.unwrap().unwrap();
+    assert_eq!(reason(&kept.execution), Some(Reason::ExecutorLost));
+}
+
+#[tokio::test]
+async fn a_kept_run_that_we_fail_has_crashed_and_its_caller_can_see_it() {
+    let mut broken = crate::MockSandbox::new();
+    let description = FakeSandbox::default().description().clone();
+    broken.expect_description().return_const(description);
+    broken.expect_run().returning(|_, _| {
+        Err(SandboxError::Failed {
+            step: "start bubblewrap",
+            source: "no such file".into(),
+        })
+    });
+    let executor = ExecuteCode::new(
+        Arc::new(broken),
+        Arc::new(NoWorkspaces),
+        Arc::new(StoppedClock),
+        Options::default(),
+    );
+    let submission = executor.submit(command("e", "return 1")).await.unwrap();
+    submission.keep().await.unwrap();
+    let ended = submission.finished().await.unwrap();
+    assert_eq!(reason(&ended), Some(Reason::ExecutorLost));
+    assert_eq!(executor.find(&id("e")).await.unwrap(), Some(ended));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reports_sees_what_runs_and_not_what_waits() {
+    let (executor, sandbox) = executor(capacity(1, 1));
+    let running = executor.running();
+    let first = executor.submit(command("a", "sleep 1000")).await.unwrap();
+    let second = executor.submit(command("b", "exit 3")).await.unwrap();
+    until(|| sandbox.running() == 1).await;
+    assert_eq!(running.count(), 1);
+    first.finished().await.unwrap();
+    second.finished().await.unwrap();
+    assert_eq!(running.count(), 0);
+}
+
+/// Remembers what it is told, in order.
+#[derive(Default)]
+struct Scribe(std::sync::Mutex<Vec<String>>);
+
+impl Scribe {
+    fn note(&self, line: String) {
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl crate::Telemetry for Scribe {
+    fn execution_ended(&self, ended: &EndedRun<'_>) {
+        self.note(format!(
+            "{} {} waited {:?} sandboxed {:?}",
+            ended.language,
+            ended.execution.status().as_str(),
+            ended.waited,
+            ended.sandboxed,
+        ));
+    }
+
+    fn execution_failed(&self, language: Language, failure: &RunFailure) {
+        self.note(format!("{language} {failure}"));
+    }
+
+    fn request_answered(&self, _: &crate::AnsweredRequest<'_>) {}
+
+    fn text(&self, _: &Levels, _: crate::TextFormat) -> String {
+        String::new()
+    }
+}
+
+fn listened(options: Options) -> (Options, Arc<Scribe>) {
+    let listener = Arc::new(Scribe::default());
+    let instruments = Instruments {
+        telemetry: Arc::clone(&listener) as Arc<_>,
+        ..Instruments::default()
+    };
+    let options = Options {
+        instruments,
+        ..options
+    };
+    (options, listener)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_counts_is_told_of_every_end_before_the_caller() {
+    let (options, listener) = listened(capacity(1, 1));
+    let (executor, _) = executor(options);
+    let first = executor
+        .submit(command("first", "sleep 2000"))
+        .await
+        .unwrap();
+    let second = executor
+        .submit(command("second", "sleep 10\nexit 3"))
+        .await
+        .unwrap();
+    assert_eq!(listener.heard(), [""; 0]);
+    first.finished().await.unwrap();
+    assert_eq!(listener.heard().len(), 1);
+    second.finished().await.unwrap();
+    assert_eq!(
+        listener.heard(),
+        [
+            "python completed waited 0ns sandboxed Some(2s)",
+            "python failed waited 2s sandboxed Some(10ms)",
+        ]
+    );
+    // A result that is remembered was counted once.
+    executor
+        .execute(command("second", "sleep 10\nexit 3"))
+        .await
+        .unwrap();
+    assert_eq!(listener.heard().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_counts_is_told_of_what_never_ran_and_of_what_we_failed() {
+    let (options, listener) = listened(capacity(1, 1));
+    let (executor, _) = executor(options);
+    let _first = executor
+        .submit(command("first", "sleep 2000"))
+        .await
+        .unwrap();
+    let second = executor.submit(command("second", "exit 3")).await.unwrap();
+    tokio::task::yield_now().await;
+    executor.drain(Duration::ZERO).await;
+    second.finished().await.unwrap();
+    let heard = listener.heard();
+    assert!(
+        heard.contains(&"python crashed waited 0ns sandboxed None".to_owned()),
+        "{heard:?}"
+    );
+
+    let (options, listener) = listened(Options::default());
+    let mut broken = crate::MockSandbox::new();
+    let description = FakeSandbox::default().description().clone();
+    broken.expect_description().return_const(description);
+    broken.expect_run().returning(|_, _| {
+        Err(SandboxError::Failed {
+            step: "open the door",
+            source: "no key".into(),
+        })
+    });
+    let executor = ExecuteCode::new(
+        Arc::new(broken),
+        Arc::new(NoWorkspaces),
+        Arc::new(StoppedClock),
+        options,
+    );
+    executor.execute(command("e", "")).await.unwrap_err();
+    assert_eq!(listener.heard(), ["python the sandbox failed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn levels_are_what_runs_and_waits() {
+    let (executor, sandbox) = executor(capacity(2, 3));
+    let submissions: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .map(|id| executor.submit(command(id, "sleep 1000")).await.unwrap())
+        .collect();
+    while sandbox.running() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let levels = executor.levels();
+    assert_eq!((levels.running, levels.waiting), (2, 1));
+    assert_eq!((levels.max_running, levels.max_waiting), (2, 3));
+    for submission in submissions {
+        submission.finished().await.unwrap();
+    }
+}
+
+const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
+
+#[tokio::test]
+async fn an_execution_names_the_step_of_a_trace_that_it_is() {
+    let caller = TraceParent::parse(CALLER).unwrap();
+    let traced = |id: &str| ExecuteCommand {
+        trace_parent: Some(caller),
+        ..command(id, "return 1")
+    };
+
+    // Where no span is exported, what is reported hangs below the caller's own step.
+    let (plain, sandbox) = executor(Options::default());
+    let execution = plain.execute(traced("e")).await.unwrap();
+    assert_eq!(execution.trace_parent(), Some(caller));
+    // The same request in another trace is the same request.
+    plain.execute(command("e", "return 1")).await.unwrap();
+    assert_eq!(sandbox.started(), 1);
+
+    let own = TraceParent::new(caller.trace_id(), 7, 1).unwrap();
+    let mut links = crate::MockTraces::new();
+    links.expect_name_of().return_const(Some(own));
+    let instruments = Instruments {
+        traces: Arc::new(links),
+        ..Instruments::default()
+    };
+    let (exporting, _) = executor(Options {
+        instruments,
+        ..Options::default()
+    });
+    let execution = exporting.execute(traced("e")).await.unwrap();
+    assert_eq!(execution.trace_parent(), Some(own));
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use executor_application::Listener;
 use executor_domain::ResourceLimit;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use tokio_util::sync::CancellationToken;
@@ -30,9 +31,15 @@ const TMPFS_INODES: u64 = 16 << 10;
 const OPEN_FILES: u64 = 1024;
 /// Processes of ours in a run's cgroup: bubblewrap and the init.
 const OWN_PROCESSES: u64 = 2;
+/// Pseudo-terminals of one run. The kernel counts them for the whole host (`kernel.pty.max`), so one run must not be able to
+/// take them all.
+const PSEUDO_TERMINALS: u32 = 16;
 /// How much later than the cgroup a process's own CPU limit comes, so that the cgroup, which counts the whole tree, is
 /// the one that decides.
 const CPU_SLACK_SECONDS: u64 = 2;
+/// A run's share of the processors beside others, of which each has 100 by default (`cpu.weight` in the kernel's
+/// cgroup-v2.rst): whoever spins must leave time for the daemon that is to end it.
+const CPU_WEIGHT: u16 = 20;
 /// Most bytes of a result.
 const MAX_RESULT_BYTES: usize = 8 << 20;
 
@@ -50,6 +57,8 @@ pub(crate) struct Program {
     pub job: Option<Job>,
     /// Whether the init is to look at the walls first.
     pub inspect: bool,
+    /// Who hears what it writes.
+    pub listener: Listener,
 }
 
 /// What a run came to, in raw facts.
@@ -107,6 +116,7 @@ impl Engine {
             wall_time: limits.wall_time(),
             cpu_time: limits.cpu_time(),
             max_output: usize::try_from(limits.max_output_bytes()).unwrap_or(usize::MAX),
+            listener: program.listener,
             max_result: MAX_RESULT_BYTES,
             init: InitSpec {
                 files: identity_files().into_iter().chain(program.files).collect(),
@@ -116,6 +126,7 @@ impl Engine {
                     // bubblewrap's own /dev holds a dozen nodes and links and nothing else.
                     .chain([bounded("/dev", 64 << 10, 64)])
                     .collect(),
+                pseudo_terminals: PSEUDO_TERMINALS,
                 sealed: vec!["/dev".into(), "/".into()],
                 guest_ids: GUEST_IDS,
                 rlimits: self.rlimits(limits),
@@ -127,16 +138,10 @@ impl Engine {
             cgroup,
         };
         let mut finished = self.supervisor.run(order, cancel).await?;
-        let used = finished.cgroup.take().map(|cgroup| {
-            let used = cgroup.usage();
-            if let Err(error) = cgroup.remove() {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a run's cgroup stays behind"
-                );
-            }
-            used
-        });
+        let used = match finished.cgroup.take() {
+            Some(cgroup) => Some(settle(cgroup).await),
+            None => None,
+        };
         Ok(Run { finished, used })
     }
 
@@ -147,7 +152,7 @@ impl Engine {
         let limits = CgroupLimits {
             memory_bytes: limits.memory_bytes(),
             pids_max: limits.max_processes() + OWN_PROCESSES,
-            cpu_weight: None,
+            cpu_weight: Some(CPU_WEIGHT),
         };
         self.cgroups
             .create("run", &limits)
@@ -180,6 +185,22 @@ impl Engine {
             data: (!support.memory).then(|| limits.memory_bytes()),
         }
     }
+}
+
+/// Reads what a run used and removes its cgroup.
+async fn settle(mut cgroup: RunCgroup) -> cgroup::Usage {
+    let used = cgroup.usage();
+    if !cgroup.try_remove() {
+        // Somebody is still on the way out. That takes a moment, in which no worker of the runtime is to stand still.
+        let removed = tokio::task::spawn_blocking(move || cgroup.remove()).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a run's cgroup stays behind"
+            );
+        }
+    }
+    used
 }
 
 fn bounded(path: &str, bytes: u64, inodes: u64) -> BoundedMount {

@@ -11,7 +11,9 @@ mod walls;
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use executor_application::{CancellationToken, Job, Sandbox, SandboxDescription, SandboxError};
+use executor_application::{
+    CancellationToken, Job, OutputStream, Sandbox, SandboxDescription, SandboxError,
+};
 use executor_domain::{Outcome, ResourceLimit};
 
 pub use self::probe::{Check, StartError, examine};
@@ -102,6 +104,7 @@ impl Sandbox for BwrapSandbox {
                 source: "its path is not UTF-8".into(),
             })?
             .to_owned();
+        let listener = job.listener.clone();
         let mut prepared = self.runtime(program.language)?.prepare(job);
         let note = prepared.note.take();
         let engine = Arc::clone(&self.engine);
@@ -123,6 +126,7 @@ impl Sandbox for BwrapSandbox {
         dropped.disarm();
         let mut outcome = judge(&program, run.finished, run.used.as_ref());
         if let Some(note) = note {
+            listener.wrote(OutputStream::Stderr, note.as_bytes());
             outcome.stderr.bytes.extend_from_slice(note.as_bytes());
         }
         Ok(outcome)

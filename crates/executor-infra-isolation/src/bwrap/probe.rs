@@ -1,7 +1,8 @@
 //! Makes the sandbox ready and proves that it holds, by real runs of our own, before anybody may use it.
 
 use std::{
-    io,
+    collections::BTreeMap,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use executor_application::{
-    CancellationToken, LanguageSupport, SandboxDescription, Wall, WallState,
+    CancellationToken, LanguageSupport, Listener, SandboxDescription, Wall, WallState,
 };
 use executor_domain::{Language, ResourceLimit};
 use rustix::fs::Access;
@@ -246,6 +247,20 @@ async fn ready(
     })
 }
 
+/// The daemon's own namespaces, by kind.
+fn own_namespaces() -> BTreeMap<String, String> {
+    let link = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let kind = entry.file_name().into_string().ok()?;
+        Some((kind, link.to_string_lossy().into_owned()))
+    };
+    fs::read_dir("/proc/self/ns")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| link(entry.ok()?))
+        .collect()
+}
+
 /// Asks an interpreter for its version, inside a sandbox whose walls are looked at.
 pub(super) async fn version(
     engine: &Engine,
@@ -259,7 +274,12 @@ pub(super) async fn version(
         limits,
     )
     .await?;
-    let breaches = run.finished.inspection.as_ref().map(walls::breaches);
+    let host = own_namespaces();
+    let breaches = run
+        .finished
+        .inspection
+        .as_ref()
+        .map(|seen| walls::breaches(seen, &host));
     match breaches {
         Some(breaches) if breaches.is_empty() => {}
         Some(breaches) => return Err(StartError::Breached(breaches)),
@@ -313,6 +333,7 @@ async fn ours(
         stdin,
         job: None,
         inspect: true,
+        listener: Listener::none(),
     };
     Ok(engine
         .run(program, limits, None, &CancellationToken::new())

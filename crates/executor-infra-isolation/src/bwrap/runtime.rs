@@ -78,6 +78,7 @@ impl Runtime {
                 memory_limit_mb,
             }),
             inspect: false,
+            listener: job.listener,
         };
         Prepared { program, note }
     }

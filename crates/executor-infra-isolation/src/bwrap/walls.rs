@@ -3,6 +3,8 @@
 //! Pure functions. A wall that every run must have and that is missing is a refusal to start; one that this host cannot
 //! give is named, in `/info`, in the log and by `doctor`.
 
+use std::collections::BTreeMap;
+
 use executor_application::Wall;
 
 use crate::{cgroup::Support, stage::wire::Inspection};
@@ -26,8 +28,22 @@ fn has_no_files(target: &str, file_system: &str) -> bool {
         || (target.starts_with("/dev/") && target != "/dev/shm")
 }
 
-/// What is wrong with the walls that every run must have, as seen from inside. Empty: they all stand.
-pub(crate) fn breaches(seen: &Inspection) -> Vec<String> {
+/// Namespaces that no guest shares with the daemon, as `/proc/self/ns` calls them.
+const PRIVATE: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+/// Limits that must stand, and how `/proc/self/limits` calls them. How high the others are is for the run to say.
+const BOUNDED: [&str; 6] = [
+    "Max core file size",
+    "Max cpu time",
+    "Max file size",
+    "Max open files",
+    "Max processes",
+    "Max stack size",
+];
+
+/// What is wrong with the walls that every run must have, as seen from inside. Empty: they all stand. `host` are the
+/// namespaces of the daemon.
+pub(crate) fn breaches(seen: &Inspection, host: &BTreeMap<String, String>) -> Vec<String> {
     let mut breaches = Vec::new();
     let mut require = |holds: bool, what: String| {
         if !holds {
@@ -71,6 +87,25 @@ pub(crate) fn breaches(seen: &Inspection) -> Vec<String> {
         seen.processes == [1],
         format!("a guest sees these processes: {:?}", seen.processes),
     );
+
+    require(seen.opaque, "a guest can look into the init".into());
+    for kind in PRIVATE {
+        let inside = seen.namespaces.get(kind);
+        require(
+            inside.is_some() && host.get(kind).is_some() && inside != host.get(kind),
+            format!("a guest shares the daemon's {kind} namespace"),
+        );
+    }
+    for name in BOUNDED {
+        let soft = seen
+            .limits
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        require(
+            soft.is_some_and(|soft| soft != "unlimited"),
+            format!("{name} is {soft:?}"),
+        );
+    }
 
     let mounts: Vec<_> = seen.mounts.lines().filter_map(Mount::parse).collect();
     require(
@@ -231,12 +266,21 @@ mod tests {
             interfaces: vec!["lo".into()],
             processes: vec![1],
             user_namespace_refused: Some("EPERM".into()),
+            namespaces: namespaces(1),
+            limits: BOUNDED.map(|name| format!("{name}   0   0   bytes\n")).concat(),
+            opaque: true,
         }
+    }
+
+    fn namespaces(number: u32) -> BTreeMap<String, String> {
+        PRIVATE
+            .map(|kind| (kind.to_owned(), format!("{kind}:[{number}]")))
+            .into()
     }
 
     #[test]
     fn standing_walls_have_no_breach() {
-        assert_eq!(breaches(&good()), Vec::<String>::new());
+        assert_eq!(breaches(&good(), &namespaces(2)), Vec::<String>::new());
     }
 
     /// One change that takes one wall away, and what must then be said.
@@ -249,7 +293,24 @@ mod tests {
 
     #[test]
     fn each_missing_wall_is_named() {
-        let cases: [Breach; 15] = [
+        let cases: [Breach; 20] = [
+            (|i| i.opaque = false, "into the init"),
+            (
+                |i| i.namespaces.extend([("ipc".into(), "ipc:[2]".into())]),
+                "ipc",
+            ),
+            (|i| i.namespaces.clear(), "net namespace"),
+            (
+                |i| {
+                    edit(
+                        &mut i.limits,
+                        "core file size   0",
+                        "core file size   unlimited",
+                    );
+                },
+                "core",
+            ),
+            (|i| i.limits.clear(), "Max open files"),
             (
                 |i| edit(&mut i.status, "CapEff:\t00", "CapEff:\t02"),
                 "CapEff",
@@ -299,7 +360,7 @@ mod tests {
         for (take_away, named) in cases {
             let mut seen = good();
             take_away(&mut seen);
-            let found = breaches(&seen);
+            let found = breaches(&seen, &namespaces(2));
             assert!(
                 found.iter().any(|breach| breach.contains(named)),
                 "{named}: {found:?}"

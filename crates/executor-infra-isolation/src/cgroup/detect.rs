@@ -46,7 +46,8 @@ pub(super) fn detect(parent: Option<&Path>) -> (Support, Directories) {
             Version::V2 => v2
                 .as_ref()
                 .map_err(String::clone)
-                .and_then(UnifiedHierarchy::take),
+                .and_then(UnifiedHierarchy::take)
+                .or_else(|why| take_at_root(&place).map_err(|_| why)),
         };
         match offer {
             Ok(offer) => return accepted(offer),
@@ -95,6 +96,19 @@ fn unsupported(refusals: &[String]) -> (Support, Directories) {
     (support, Directories::default())
 }
 
+/// The second choice on v2, for a daemon that root starts from a shell: the shell's own cgroup holds the shell, and so can
+/// hand on nothing ("no internal processes"). The hierarchy's root is exempt from that rule, and only root may write there.
+fn take_at_root(place: &Place<'_>) -> Result<Offer, String> {
+    if place.parent.is_some() {
+        return Err("another place is configured".to_owned());
+    }
+    let base = place.v2_root()?;
+    if base.join("cgroup.type").exists() {
+        return Err(format!("{} is not the hierarchy's root", base.display()));
+    }
+    UnifiedHierarchy::at(base, false)?.take()
+}
+
 /// Each controller stands for itself.
 fn try_v1(place: &Place<'_>) -> Result<Offer, String> {
     let mut gaps = Vec::new();
@@ -137,7 +151,7 @@ fn try_v1(place: &Place<'_>) -> Result<Offer, String> {
 #[derive(Debug)]
 struct UnifiedHierarchy {
     base: PathBuf,
-    /// Whether `base` is our own cgroup, and not a configured one.
+    /// Whether `base` is our own cgroup, out of which we may move.
     is_own: bool,
     /// Of the controllers of interest, those that `base` may hand on.
     controllers: Vec<&'static str>,
@@ -151,6 +165,11 @@ impl UnifiedHierarchy {
             Some(above) if names::is_daemon(&own) => above.to_owned(),
             _ => own,
         };
+        Self::at(base, place.parent.is_none())
+    }
+
+    /// Looks at one directory without changing anything.
+    fn at(base: PathBuf, is_own: bool) -> Result<Self, String> {
         let path = base.join("cgroup.controllers");
         let listed = files::read(&path)
             .map_err(|error| format!("cgroup v2: cannot read {}: {error}", path.display()))?;
@@ -166,7 +185,7 @@ impl UnifiedHierarchy {
         }
         Ok(Self {
             base,
-            is_own: place.parent.is_none(),
+            is_own,
             controllers,
         })
     }

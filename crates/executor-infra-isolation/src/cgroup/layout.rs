@@ -62,6 +62,15 @@ impl Place<'_> {
             .map_err(|why| format!("cgroup v2: {why}"))
     }
 
+    /// The root of the v2 hierarchy, as far as it is visible from here.
+    pub(super) fn v2_root(&self) -> Result<PathBuf, String> {
+        self.mounts
+            .iter()
+            .find(|mount| mount.hierarchy == Hierarchy::V2 && mount.root == Path::new("/"))
+            .map(|mount| mount.point.clone())
+            .ok_or_else(|| "cgroup v2: its root is not visible from here".to_owned())
+    }
+
     /// The directory to work in of the v1 hierarchy that has `controller`.
     pub(super) fn v1(&self, controller: &str) -> Result<PathBuf, String> {
         let has = |controllers: &[String]| controllers.iter().any(|name| name == controller);

@@ -237,7 +237,19 @@ impl RunCgroup {
         })
     }
 
-    /// Removes the cgroup. Waits at most 200 ms for processes that are already dying (after
+    /// Removes the cgroup if nobody is in it any more, without waiting; says whether it did. Who is told `false` goes on with
+    /// [`remove`](Self::remove).
+    pub fn try_remove(&mut self) -> bool {
+        while let Some(path) = self.made.last() {
+            if remove_directory(path).is_err() {
+                return false;
+            }
+            self.made.pop();
+        }
+        true
+    }
+
+    /// Removes the cgroup. Blocks, at most 200 ms, for processes that are already dying (after
     /// [`kill`](Self::kill), or because the sandbox's init has ended) to leave it.
     ///
     /// # Errors

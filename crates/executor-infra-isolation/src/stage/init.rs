@@ -28,6 +28,7 @@ use nix::{
 };
 use rustix::{
     event::{PollFd, PollFlags},
+    fs::Mode,
     io::{FdFlags, IoSliceMut},
     mount::MountFlags,
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags},
@@ -43,6 +44,9 @@ use crate::seccomp;
 
 /// Most descriptors that the daemon hands over: standard streams and the guest's channel.
 const MAX_DESCRIPTORS: usize = 4;
+
+/// Stack of a guest's first thread: what Linux gives by default.
+const STACK_BYTES: u64 = 8 << 20;
 
 /// Runs one guest to its end, as the daemon orders on the control socket.
 pub(super) fn run_guest() -> Result<(), StageError> {
@@ -108,6 +112,14 @@ fn furnish(spec: &InitSpec) -> Result<(), StageError> {
         rustix::mount::mount_remount(mount.path.as_str(), private, bounds)
             .step(format!("bound {}", mount.path))?;
     }
+    // A remount forgets what it is not told again. These are bubblewrap's own options.
+    let terminals = format!("mode=620,ptmxmode=666,max={}", spec.pseudo_terminals);
+    rustix::mount::mount_remount(
+        "/dev/pts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        terminals,
+    )
+    .step("bound /dev/pts")?;
     for path in &spec.sealed {
         let flags = MountFlags::BIND | MountFlags::RDONLY | private;
         rustix::mount::mount_remount(path.as_str(), flags, "").step(format!("seal {path}"))?;
@@ -155,7 +167,19 @@ fn lock(spec: &InitSpec) -> Result<(), StageError> {
         .map_err(io::Error::other)
         .step("install the seccomp filter")?;
 
-    env::set_current_dir(&spec.directory).step("enter the working directory")
+    enter(&spec.directory).step("enter the working directory")
+}
+
+/// Enters the guest's directory. It is the guest's own, so an earlier guest may have locked everybody out, itself as well:
+/// its owner, who we are, lets the next one in again.
+fn enter(directory: &str) -> io::Result<()> {
+    match env::set_current_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            rustix::fs::chmod(directory, Mode::RWXU)?;
+            env::set_current_dir(directory)
+        }
+        entered => entered,
+    }
 }
 
 fn limit(limits: &Rlimits) -> Result<(), StageError> {
@@ -168,9 +192,14 @@ fn limit(limits: &Rlimits) -> Result<(), StageError> {
         (Resource::Memlock, Some(0)),
         (Resource::Msgqueue, Some(0)),
         (Resource::Rtprio, Some(0)),
+        (Resource::Nice, Some(0)),
+        (Resource::Stack, Some(STACK_BYTES)),
     ];
     for (resource, value) in all {
         if let Some(value) = value {
+            // Never more than the daemon itself may have, which nobody without power over the host can raise.
+            let most = rustix::process::getrlimit(resource).maximum;
+            let value = most.map_or(value, |most| most.min(value));
             let limit = Rlimit {
                 current: Some(value),
                 maximum: Some(value),
@@ -325,6 +354,15 @@ fn inspect() -> Inspection {
             .skip(2)
             .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
             .collect(),
+        namespaces: list("/proc/self/ns")
+            .filter_map(|kind| {
+                let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+                Some((kind, link.to_string_lossy().into_owned()))
+            })
+            .collect(),
+        limits: read("/proc/self/limits"),
+        opaque: rustix::process::dumpable_behavior()
+            .is_ok_and(|dumpable| dumpable == DumpableBehavior::NotDumpable),
         processes: list("/proc").filter_map(|name| name.parse().ok()).collect(),
         user_namespace_refused: nix::sched::unshare(CloneFlags::CLONE_NEWUSER)
             .err()

@@ -17,6 +17,11 @@ use rustix::{
 
 use super::{INIT, StageError, Step, close_others, wire};
 
+/// How readily the kernel kills this process, and who starts from it, for want of memory (proc(5)).
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+/// Well before the daemon and everything else of the host, which have 0.
+const FIRST_TO_GO: i32 = 500;
+
 /// Does what the daemon asks and becomes bubblewrap. Comes back only where it failed.
 pub(super) fn become_bubblewrap() -> StageError {
     match prepare_and_exec() {
@@ -42,7 +47,21 @@ fn prepare_and_exec() -> Result<Infallible, StageError> {
     };
     rustix::process::setrlimit(Resource::Core, none).step("switch core dumps off")?;
 
-    // 3. Become nobody in particular. The kernel checks the *global* uid of whoever opens /proc/sys/kernel/core_pattern
+    // 3. First to go when the host runs out of memory, and no favourite of the scheduler, whatever the daemon is: both are
+    //    inherited. The first may be raised by anybody (proc(5), oom_score_adj); a host that hides it keeps its own.
+    let score = fs::read_to_string(OOM_SCORE).unwrap_or_default();
+    if score
+        .trim()
+        .parse()
+        .is_ok_and(|score: i32| score < FIRST_TO_GO)
+    {
+        fs::write(OOM_SCORE, FIRST_TO_GO.to_string()).step("become first to go")?;
+    }
+    if rustix::process::getpriority_process(None).is_ok_and(|nice| nice < 0) {
+        rustix::process::setpriority_process(None, 0).step("become ordinary")?;
+    }
+
+    // 4. Become nobody in particular. The kernel checks the *global* uid of whoever opens /proc/sys/kernel/core_pattern
     //    and the like, so a guest whose uid maps to the host's root could write there (docs/threat-model.md).
     if let Some((user, group)) = spec.run_as {
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
@@ -51,7 +70,7 @@ fn prepare_and_exec() -> Result<Infallible, StageError> {
         nix::unistd::setresuid(user, user, user).step("change user")?;
     }
 
-    // 4. Die with the daemon. After the change of user, which would reset it (prctl(2)); and a daemon that died before
+    // 5. Die with the daemon. After the change of user, which would reset it (prctl(2)); and a daemon that died before
     //    this line has left us another parent.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("tie to the daemon")?;
@@ -59,12 +78,12 @@ fn prepare_and_exec() -> Result<Infallible, StageError> {
         return Err(io::Error::other("the daemon is gone")).step("tie to the daemon");
     }
 
-    // 5. No program that we start gains privileges, not even a setuid bubblewrap.
+    // 6. No program that we start gains privileges, not even a setuid bubblewrap.
     rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     env::set_current_dir("/").step("change to /")?;
 
-    // 6. Arguments go through a descriptor: any user of the host can read a command line.
+    // 7. Arguments go through a descriptor: any user of the host can read a command line.
     let arguments = inheritable_memory(&spec.arguments).step("pass the arguments")?;
     // The init is this very executable, by descriptor: the sandbox has no path to it, and needs none.
     let this = rustix::fs::open("/proc/self/exe", OFlags::RDONLY, Mode::empty())

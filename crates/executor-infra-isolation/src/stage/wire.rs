@@ -3,7 +3,7 @@
 //! Frames of a length (32 bits, little endian) and JSON. All of it is between us and us: a guest never holds the
 //! socket. The reader still bounds every length, so that a bug stays a message.
 
-use std::{io, os::fd::BorrowedFd, path::PathBuf};
+use std::{collections::BTreeMap, io, os::fd::BorrowedFd, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -37,6 +37,8 @@ pub(crate) struct InitSpec {
     pub files: Vec<SmallFile>,
     /// Mounts that get bounds.
     pub bounded: Vec<BoundedMount>,
+    /// Most pseudo-terminals in `/dev/pts`.
+    pub pseudo_terminals: u32,
     /// Mounts that become read-only.
     pub sealed: Vec<String>,
     /// User and group ids that the guest sees itself as.
@@ -134,6 +136,12 @@ pub(crate) struct Inspection {
     pub interfaces: Vec<String>,
     /// Process ids in `/proc`.
     pub processes: Vec<u32>,
+    /// Which namespaces this is in, by kind: what the links in `/proc/self/ns` say.
+    pub namespaces: BTreeMap<String, String>,
+    /// `/proc/self/limits`
+    pub limits: String,
+    /// Whether the guest, who is the same user, may not look into the init (`PR_GET_DUMPABLE`, prctl(2)).
+    pub opaque: bool,
     /// What the kernel said to another user namespace; `None`: it made one.
     pub user_namespace_refused: Option<String>,
 }

@@ -1,17 +1,25 @@
 //! Reads what a guest writes: a bounded part of it is kept, all of it is read.
 
+use executor_application::{Listener, OutputStream};
 use executor_domain::CapturedOutput;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// How much is read at once: what a pipe holds by default on Linux.
 const CHUNK: usize = 64 << 10;
 
-/// Reads a stream to its end and keeps the first `cap` bytes. Past the cap it goes on reading, so that a guest never
-/// blocks on a full pipe. Cancel safe: what was read so far is in `kept`.
+/// Who hears what is kept of a stream.
+pub(super) struct Hearer<'a> {
+    pub listener: &'a Listener,
+    pub stream: OutputStream,
+}
+
+/// Reads a stream to its end and keeps the first `cap` bytes, which are passed on as they come. Past the cap it goes on
+/// reading, so that a guest never blocks on a full pipe. Cancel safe: what was read so far is in `kept`.
 pub(super) async fn capture(
     mut stream: impl AsyncRead + Unpin,
     cap: usize,
     kept: &mut CapturedOutput,
+    hearer: Hearer<'_>,
 ) {
     let mut surplus = Vec::new();
     loop {
@@ -31,19 +39,37 @@ pub(super) async fn capture(
         };
         match read {
             // An error on a pipe of ours means that there is nothing more to read, whatever it says.
-            Ok(0) | Err(_) => return,
-            Ok(_) => kept.truncated |= room == 0,
+            Ok(0) | Err(_) => {
+                // It is kept for a day. What was reserved and not needed is not.
+                kept.bytes.shrink_to_fit();
+                return;
+            }
+            Ok(_) if room == 0 => kept.truncated = true,
+            Ok(read) => {
+                let new = &kept.bytes[kept.bytes.len() - read..];
+                hearer.listener.wrote(hearer.stream, new);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use executor_application::OutputListener;
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
+
+    const NOBODY: Hearer<'_> = Hearer {
+        listener: &Listener::none(),
+        stream: OutputStream::Stdout,
+    };
 
     async fn captured(input: &[u8], cap: usize) -> CapturedOutput {
         let mut kept = CapturedOutput::default();
-        capture(input, cap, &mut kept).await;
+        capture(input, cap, &mut kept, NOBODY).await;
         kept
     }
 
@@ -77,11 +103,41 @@ mod tests {
         let (mut guest, ours) = tokio::io::duplex(64);
         let mut kept = CapturedOutput::default();
         let write = async move {
-            tokio::io::AsyncWriteExt::write_all(&mut guest, &vec![b'x'; 100_000])
-                .await
-                .unwrap();
+            guest.write_all(&vec![b'x'; 100_000]).await.unwrap();
         };
-        tokio::join!(write, capture(ours, 10, &mut kept));
+        tokio::join!(write, capture(ours, 10, &mut kept, NOBODY));
         assert_eq!((kept.bytes.len(), kept.truncated), (10, true));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_heard_at_once_and_nothing_else() {
+        #[derive(Default)]
+        struct Ear(Mutex<Vec<u8>>);
+        impl OutputListener for Ear {
+            fn wrote(&self, stream: OutputStream, bytes: &[u8]) {
+                assert_eq!(stream, OutputStream::Stderr);
+                self.0.lock().unwrap().extend_from_slice(bytes);
+            }
+        }
+        let ear = Arc::new(Ear::default());
+        let listener = Listener::new(Arc::clone(&ear) as _);
+        let (mut guest, ours) = tokio::io::duplex(64);
+        let mut kept = CapturedOutput::default();
+        let hearer = Hearer {
+            listener: &listener,
+            stream: OutputStream::Stderr,
+        };
+        let write = async move {
+            guest.write_all(b"first").await.unwrap();
+            while ear.0.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            guest.write_all(b"second").await.unwrap();
+            drop(guest);
+            ear
+        };
+        let (ear, ()) = tokio::join!(write, capture(ours, 8, &mut kept, hearer));
+        assert_eq!(*ear.0.lock().unwrap(), b"firstsec");
+        assert_eq!(kept.bytes, b"firstsec");
     }
 }

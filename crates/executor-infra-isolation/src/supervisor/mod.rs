@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use executor_application::{Listener, OutputStream};
 use executor_domain::{CapturedOutput, Event, ExecutionId, SessionId, Source};
 use rustix::{
     fs::{Gid, Uid},
@@ -32,7 +33,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    capture::capture,
+    capture::{Hearer, capture},
     process::Processes,
     spawner::{Spawner, Streams},
 };
@@ -78,6 +79,8 @@ pub(crate) struct Order {
     pub cgroup: Option<RunCgroup>,
     /// Bytes to keep of each of stdout and stderr.
     pub max_output: usize,
+    /// Who hears them as they come.
+    pub listener: Listener,
     /// Bytes that a result may have.
     pub max_result: usize,
 }
@@ -229,11 +232,25 @@ impl Supervisor {
             ),
             None => None,
         };
+        let hears = |stream| Hearer {
+            listener: &order.listener,
+            stream,
+        };
         let (verdict, ended) = {
             let mut traffic = pin!(async {
                 tokio::join!(
-                    capture(ours.stdout, order.max_output, &mut stdout),
-                    capture(ours.stderr, order.max_output, &mut stderr),
+                    capture(
+                        ours.stdout,
+                        order.max_output,
+                        &mut stdout,
+                        hears(OutputStream::Stdout)
+                    ),
+                    capture(
+                        ours.stderr,
+                        order.max_output,
+                        &mut stderr,
+                        hears(OutputStream::Stderr)
+                    ),
                     converse(ours.channel, job.as_ref(), &mut frames, &mut message),
                 )
             });

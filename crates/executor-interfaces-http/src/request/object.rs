@@ -69,17 +69,17 @@ impl<'a> Object<'a> {
         self.text(name, problems)
     }
 
-    /// A whole number that may be absent. The text decides: `3.0` and `3e0` are refused, since not every client that
-    /// writes them means three.
+    /// A whole number that may be absent, however it is spelled: `3`, `3.0` and `3e0` are one number, and whole, to JSON
+    /// Schema, by which clients check what they send (draft 2020-12, validation, section 6.1.1).
     pub(super) fn number(&self, name: &str, problems: &mut Problems) -> Option<u64> {
         let value = self.get(name)?;
         match (kind_of(value), value.get()) {
-            ("a number", text) => match text.parse() {
-                Ok(number) => Some(number),
-                Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            ("a number", text) => match text.parse().ok().or_else(|| respelled(text)) {
+                Some(number) => Some(number),
+                None if text.bytes().all(|byte| byte.is_ascii_digit()) => {
                     self.refuse(name, "is too large", problems)
                 }
-                Err(_) => self.refuse(name, "must be a positive whole number", problems),
+                None => self.refuse(name, "must be a positive whole number", problems),
             },
             (other, _) => self.refuse(
                 name,
@@ -111,6 +111,16 @@ impl<'a> Object<'a> {
         problems.add(format_args!("{}{name}", self.prefix), problem);
         None
     }
+}
+
+/// A whole number that is spelled with a fraction or an exponent.
+fn respelled(text: &str) -> Option<u64> {
+    /// Beyond 2^53 not every whole number has a double of its own, and another one would be read than was written.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let number: f64 = text.parse().ok()?;
+    let whole = (0.0..=EXACT).contains(&number) && number.fract() == 0.0;
+    // Rust writes doubles without an exponent.
+    whole.then(|| format!("{number:.0}").parse().ok()).flatten()
 }
 
 /// What a JSON value is, in words. Its first character says so.

@@ -132,14 +132,25 @@ fn numbers_are_whole_and_bounded() {
         ("0", "timeout must be between 1 and 3600, is 0"),
         ("3601", "timeout must be between 1 and 3600, is 3601"),
         ("-1", "timeout must be a positive whole number"),
-        ("1.0", "timeout must be a positive whole number"),
+        ("1.5", "timeout must be a positive whole number"),
+        ("1e-3", "timeout must be a positive whole number"),
+        ("-0.0", "timeout must be a positive whole number"),
+        ("3.601e3", "timeout must be between 1 and 3600, is 3601"),
+        ("1e400", "timeout must be a positive whole number"),
+        (
+            "9007199254740994.0",
+            "timeout must be a positive whole number",
+        ),
         ("99999999999999999999", "timeout is too large"),
         ("true", "timeout must be a whole number, is a boolean"),
         ("[[1]]", "timeout must be a whole number, is an array"),
     ] {
         assert_eq!(problems(&with(&format!("\"timeout\":{number}"))), problem);
     }
-    assert!(parse(&with("\"timeout\":3600")).is_ok());
+    for whole in ["3600", "3600.0", "3.6e3", "36E2", "36e+02"] {
+        let command = parse(&with(&format!("\"timeout\":{whole}"))).unwrap();
+        assert_eq!(command.limits.timeout, Some(3600), "{whole}");
+    }
 }
 
 #[test]

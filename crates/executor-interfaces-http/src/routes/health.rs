@@ -3,22 +3,45 @@
 use axum::{extract::State, http::StatusCode, response::Response};
 use executor_application::Health;
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::{ApiState, error::ApiError, response::json};
+use crate::{ApiState, error::ApiError, openapi::Fails, response::json};
 
-#[derive(Serialize)]
+/// Whether code can be run.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Health)]
 struct HealthDto {
+    /// `healthy` or `unhealthy`
     status: &'static str,
+    /// Why no code can be run
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// The daemon's version
     version: &'static str,
+    /// What isolates guests: `bubblewrap` or `seatbelt`
     isolation: &'static str,
+    /// The operating system: `Linux` or `Darwin`
     platform: &'static str,
+    /// How long the daemon has been up
     uptime_seconds: u64,
+    /// Guests that run now
     active_executions: usize,
 }
 
-/// Whether code can be run now, found out by trying.
+/// Whether code can be run now.
+///
+/// Found out by trying, at most once a second.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "operation",
+    responses(
+        (status = 200, description = "Code can be run", body = HealthDto),
+        (status = 503, description = "No code can be run; `reason` says why", body = HealthDto),
+        Fails,
+    ),
+    security(()),
+)]
 pub(super) async fn health(State(api): State<ApiState>) -> Result<Response, ApiError> {
     let (code, status, reason) = match api.health().check().await {
         Health::Healthy => (StatusCode::OK, "healthy", None),
@@ -41,12 +64,27 @@ pub(super) async fn health(State(api): State<ApiState>) -> Result<Response, ApiE
     json(code, &health).map_err(ApiError::internal)
 }
 
-#[derive(Serialize)]
+/// That the process answers.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Live)]
 struct LiveDto {
+    /// `alive`
     status: &'static str,
 }
 
-/// That the process answers, and nothing else.
+/// Whether the process answers.
+///
+/// And nothing else.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "operation",
+    responses(
+        (status = 200, description = "It does", body = LiveDto),
+        Fails,
+    ),
+    security(()),
+)]
 pub(super) async fn livez() -> Result<Response, ApiError> {
     json(StatusCode::OK, &LiveDto { status: "alive" }).map_err(ApiError::internal)
 }

@@ -4,33 +4,59 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use executor_application::{Capacity, LanguageSupport, Wall, WallState};
 use executor_domain::LimitCeilings;
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::{ApiState, auth::Authorized, error::ApiError, response::json};
+use crate::{
+    ApiState,
+    auth::Authorized,
+    error::ApiError,
+    openapi::{Guarded, words},
+    response::json,
+};
 
-#[derive(Serialize)]
+/// What this daemon is made of and what it allows.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Info)]
 struct InfoDto<'a> {
+    /// The daemon's version
     version: &'static str,
+    /// The operating system: `Linux` or `Darwin`
     platform: &'static str,
+    /// What isolates guests: `bubblewrap` or `seatbelt`
     isolation: &'static str,
+    /// What the isolation tool says of its version
     isolation_version: &'a str,
+    /// Where workspaces are on the host
     workspace_path: String,
+    /// Guests that run now
     active_executions: usize,
+    /// Every wall between guests and host, standing or not
     walls: Vec<WallDto<'a>>,
+    /// What a run may use
     limits: LimitsDto,
+    /// Languages that this host can run
     languages: Vec<LanguageDto<'a>>,
+    /// How many executions run and wait
     capacity: CapacityDto,
+    /// The largest request body
     max_body_bytes: usize,
 }
 
-#[derive(Serialize)]
+/// A wall between guests and host.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Wall)]
 struct WallDto<'a> {
+    /// Its name, for programs
     name: &'static str,
+    /// Whether it stands
     on: bool,
     /// What it is made of, or why it does not stand.
     detail: &'a str,
 }
 
-#[derive(Serialize)]
+/// What a run may use.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Limits)]
 struct LimitsDto {
     /// What a run gets that wishes for nothing.
     defaults: LimitDto,
@@ -39,7 +65,8 @@ struct LimitsDto {
 }
 
 /// Limits under the names and in the units of a request.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LimitSet)]
 struct LimitDto {
     timeout: u64,
     max_memory_mb: u64,
@@ -51,20 +78,40 @@ struct LimitDto {
     max_workspace_mb: u64,
 }
 
-#[derive(Serialize)]
+/// A language that this host can run.
+#[derive(Serialize, ToSchema)]
+#[schema(as = LanguageSupport)]
 struct LanguageDto<'a> {
+    /// The language
+    #[schema(schema_with = words::language)]
     language: &'static str,
+    /// The interpreter, as guests see it
     interpreter: &'a str,
+    /// What the interpreter says of its version
     version: &'a str,
 }
 
-#[derive(Serialize)]
+/// How many executions run and wait.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Capacity)]
 struct CapacityDto {
+    /// Most that run at the same time
     running: usize,
+    /// Most that wait
     queued: usize,
 }
 
 /// What this daemon is made of and what it allows.
+#[utoipa::path(
+    get,
+    path = "/info",
+    tag = "operation",
+    responses(
+        (status = 200, description = "What it is", body = InfoDto<'static>),
+        Guarded,
+    ),
+    security(("bearer" = [])),
+)]
 pub(super) async fn info(
     _caller: Authorized,
     State(api): State<ApiState>,

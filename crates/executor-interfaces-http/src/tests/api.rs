@@ -204,7 +204,7 @@ async fn without_a_token_everything_is_open() {
 #[tokio::test]
 async fn unknown_routes_are_404_and_unknown_methods_405() {
     let api = Api::default();
-    for path in ["/", "/execute/", "/executions", "/Health"] {
+    for path in ["/", "/execute/", "/executions/", "/Health"] {
         api.send(get(path))
             .await
             .assert_error(404, "Executor.NotFound");
@@ -477,7 +477,7 @@ async fn every_answer_has_its_name_and_the_security_headers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bodies_wait_for_room_and_in_vain_no_longer_than_their_time() {
+async fn large_bodies_wait_for_room_and_ordinary_ones_never() {
     let executor = Api::default().executor;
     let (sandbox, workspaces) = (Arc::new(FakeSandbox::default()), Arc::new(NoWorkspaces));
     let health = CheckHealth::new(executor.clone(), sandbox, workspaces);
@@ -486,17 +486,53 @@ async fn bodies_wait_for_room_and_in_vain_no_longer_than_their_time() {
         ..open()
     };
     let state = ApiState::new(executor, Arc::new(health), options);
-    let send = async |id: &str| {
-        let request = post(program(id, "return 1").to_string());
+    let send = async |id: &str, padding: usize| {
+        let code = format!("return 1{}", " ".repeat(padding));
+        let request = post(program(id, &code).to_string());
         Answer::of(router(state.clone()).oneshot(request).await.unwrap()).await
     };
+    let large = 100 << 10;
     let all = state.room(4096).await;
-    send("a").await.assert_error(408, "Executor.RequestTimeout");
+    send("a", large)
+        .await
+        .assert_error(408, "Executor.RequestTimeout");
+    assert_eq!(send("small", 0).await.status, StatusCode::OK);
     drop(all);
-    assert_eq!(send("a").await.status, StatusCode::OK);
+    assert_eq!(send("a", large).await.status, StatusCode::OK);
     assert_eq!(
-        send("b").await.status,
+        send("b", large).await.status,
         StatusCode::OK,
         "the room was given back"
     );
+}
+
+#[tokio::test]
+async fn large_answers_wait_for_room_and_give_it_back_with_their_last_byte() {
+    let executor = Api::default().executor;
+    let (sandbox, workspaces) = (Arc::new(FakeSandbox::default()), Arc::new(NoWorkspaces));
+    let health = CheckHealth::new(executor.clone(), sandbox, workspaces);
+    let state = ApiState::new(executor, Arc::new(health), open());
+    let send = async |id: &str, length: usize| {
+        let code = format!("echo {}", "x".repeat(length));
+        let request = post(program(id, &code).to_string());
+        router(state.clone()).oneshot(request).await.unwrap()
+    };
+    let all = state.options().max_answers_bytes;
+    let free = async || {
+        tokio::select! {
+            biased;
+            room = state.room_for_answer(all) => room.is_some(),
+            () = tokio::task::yield_now() => false,
+        }
+    };
+    assert_eq!(send("small", 10).await.status(), StatusCode::OK);
+    let answer = send("large", 100 << 10).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(!free().await, "the answer is still here");
+    // The same execution again, as often as anybody likes: each answer takes its own room.
+    let taken = state.room_for_answer(all / 2 + 1).await;
+    drop(answer);
+    assert!(!free().await);
+    drop(taken);
+    assert!(free().await);
 }

@@ -259,6 +259,26 @@ async fn a_large_head_is_refused() {
     }
 }
 
+/// What is not HTTP is no request: hyper answers, and the answer has neither a body nor a name.
+#[tokio::test]
+async fn a_malformed_head_is_refused_without_a_body() {
+    let server = Server::start(Api::default(), patient()).await;
+    for head in [
+        "GET /livez HTTP/9.9\r\n\r\n",
+        "GET /livez\x00 HTTP/1.1\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nno colon\r\n\r\n",
+        "\x16\x03\x01\x02\x00\x01\x00\x01\x7c\x03\x03 TLS\r\n\r\n",
+    ] {
+        let mut client = server.connect().await;
+        client.write(head).await;
+        let (head, body) = client.answer().await;
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+        assert!(head.contains("connection: close\r\n"), "{head}");
+        assert_eq!(body, "");
+        client.closed().await;
+    }
+}
+
 #[tokio::test]
 async fn a_large_body_that_comes_with_its_head_is_taken() {
     let server = Server::start(Api::default(), patient()).await;

@@ -118,12 +118,20 @@ pub const SECTIONS: &[Section] = &[
             EXECUTOR_REQUIRE_AUTH,
             EXECUTOR_ALLOW_ANONYMOUS,
             MAX_BODY_BYTES,
+            ASYNC_BY_DEFAULT,
             CANCEL_ON_DISCONNECT,
         ],
     },
     Section {
         title: "Workspaces and results",
-        keys: &[WORKSPACE_PATH, SESSION_ID, WORKSPACE_TTL, RESULT_TTL],
+        keys: &[
+            WORKSPACE_PATH,
+            SESSION_ID,
+            WORKSPACE_TTL,
+            STATE_PATH,
+            MAX_STATE_BYTES,
+            RESULT_TTL,
+        ],
     },
     Section {
         title: "What one run may use",
@@ -154,14 +162,15 @@ pub const SECTIONS: &[Section] = &[
         title: "Control plane",
         keys: &[
             CONTROL_PLANE_URL,
+            CONTROL_PLANE_PREFIX,
             CONTAINER_ID,
             POD_NAME,
             HEARTBEAT_INTERVAL,
         ],
     },
     Section {
-        title: "Logging",
-        keys: &[LOG_LEVEL, LOG_FORMAT],
+        title: "Logs and traces",
+        keys: &[LOG_LEVEL, LOG_FORMAT, OTEL_EXPORTER_OTLP_ENDPOINT],
     },
 ];
 
@@ -222,6 +231,13 @@ pub(crate) const MAX_BODY_BYTES: Key = Key::new(
     "The largest request body. The default has room for an event of 8 MiB and 1 MiB of code, each byte of it escaped.",
 );
 
+pub(crate) const ASYNC_BY_DEFAULT: Key = Key::new(
+    "async_by_default",
+    Switch,
+    Value("false"),
+    "Whether `POST /execute` is answered at once, with 200 and the status `pending`, where the caller prefers nothing.",
+);
+
 pub(crate) const CANCEL_ON_DISCONNECT: Key = Key::new(
     "cancel_on_disconnect",
     Switch,
@@ -251,11 +267,28 @@ pub(crate) const WORKSPACE_TTL: Key = Key::new(
     "How long the files of an idle session are kept. Checked, and without effect yet.",
 );
 
+pub(crate) const STATE_PATH: Key = Key::new(
+    "state_path",
+    Path,
+    Unset("beside the workspaces"),
+    "The directory that holds executions, results and undelivered reports, for one daemon at a time. Made where it is \
+     missing. No guest may see it: it is `.state` below the workspace path where nothing is said, and with a session id \
+     next to it, with `.state` behind its name. `none` keeps everything in memory, and loses it with the process.",
+);
+
+pub(crate) const MAX_STATE_BYTES: Key = Key::new(
+    "max_state_bytes",
+    Bytes,
+    Value("1 GiB"),
+    "Most bytes of executions and results that are kept; the oldest go first, and those whose report is not delivered \
+     last. At least 64 MiB.",
+);
+
 pub(crate) const RESULT_TTL: Key = Key::new(
     "result_ttl",
     Duration,
     Value("24h"),
-    "How long the result of an execution is remembered.",
+    "How long the result of an execution is kept. One whose report is not delivered is kept for longer.",
 );
 
 pub(crate) const DEFAULT_TIMEOUT: Key = Key::new(
@@ -332,7 +365,8 @@ pub(crate) const SHUTDOWN_GRACE: Key = Key::new(
     "shutdown_grace",
     Duration,
     Value("30s"),
-    "How long runs may take to end once the daemon was told to stop; what still runs then is cancelled.",
+    "How long runs may take to end once the daemon was told to stop; what still runs then is cancelled. What is left of it, \
+     at least 2 s and at most 10 s, is for the control plane.",
 );
 
 pub(crate) const BWRAP_PATH: Key = Key::new(
@@ -367,28 +401,35 @@ pub(crate) const CONTROL_PLANE_URL: Key = Key::new(
     "control_plane_url",
     Text,
     Value("http://localhost:8000"),
-    "Where the control plane is; `none` switches reports off. Checked, and without effect yet.",
+    "Where the control plane is, http or https; `none` switches reports off. Proxies of the environment are not used.",
+);
+
+pub(crate) const CONTROL_PLANE_PREFIX: Key = Key::new(
+    "control_plane_prefix",
+    Text,
+    Value("/api/v1/internal"),
+    "What the paths of reports begin with, after the path of the URL.",
 );
 
 pub(crate) const CONTAINER_ID: Key = Key::new(
     "container_id",
     Text,
     Unset("host name"),
-    "The name under which this daemon reports to the control plane. Checked, and without effect yet.",
+    "The name under which this daemon reports to the control plane.",
 );
 
 pub(crate) const POD_NAME: Key = Key::new(
     "pod_name",
     Text,
     Unset("none"),
-    "The Kubernetes pod that the daemon runs in, for reports. Checked, and without effect yet.",
+    "The Kubernetes pod that the daemon runs in, for reports.",
 );
 
 pub(crate) const HEARTBEAT_INTERVAL: Key = Key::new(
     "heartbeat_interval",
     Duration,
     Value("5"),
-    "How often a run that is under way is reported. Checked, and without effect yet.",
+    "How often a run that is under way is reported. A control plane that is slow gets fewer reports.",
 );
 
 pub(crate) const LOG_LEVEL: Key = Key::new(
@@ -403,6 +444,14 @@ pub(crate) const LOG_FORMAT: Key = Key::new(
     Text,
     Unset("text on a terminal, else json"),
     "`text` or `json`. Logs go to stderr.",
+);
+
+pub(crate) const OTEL_EXPORTER_OTLP_ENDPOINT: Key = Key::new(
+    "otel_exporter_otlp_endpoint",
+    Text,
+    Unset("none"),
+    "The collector that traces are sent to by OTLP over HTTP, such as `http://localhost:4318`. Without it there are none. \
+     The SDK's other variables are read from the environment; see observability.md.",
 );
 
 #[cfg(test)]

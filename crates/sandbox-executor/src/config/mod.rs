@@ -8,12 +8,13 @@ pub mod keys;
 mod parse;
 mod show;
 mod sources;
+mod state_path;
 
 use std::{
     error::Error,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -25,6 +26,8 @@ use http::Uri;
 pub(crate) use parse::seconds as parse_seconds;
 pub use show::markdown;
 pub use sources::{Origin, Sources};
+pub use state_path::StatePlace;
+pub(crate) use state_path::forbidden as forbidden_for_state;
 
 use crate::{logging::LogFormat, secret::Secret};
 use keys::{Key, Kind};
@@ -40,6 +43,8 @@ pub struct Config {
     pub require_auth: bool,
     /// Largest request body, in bytes.
     pub max_body_bytes: usize,
+    /// Whether whoever runs code and prefers nothing is answered at once.
+    pub async_by_default: bool,
     /// Whether a run is cancelled once nobody waits for it any more.
     pub cancel_on_disconnect: bool,
     /// The directory of workspaces; absolute.
@@ -48,7 +53,11 @@ pub struct Config {
     pub session: Option<SessionId>,
     /// How long an idle session's files are kept.
     pub workspace_ttl: Duration,
-    /// How long results are remembered.
+    /// Where executions and results are kept.
+    pub state: StatePlace,
+    /// Most bytes that are kept there.
+    pub max_state_bytes: u64,
+    /// How long results are kept.
     pub result_ttl: Duration,
     /// What one run may use.
     pub limits: LimitPolicy,
@@ -64,6 +73,8 @@ pub struct Config {
     pub cgroup_parent: Option<PathBuf>,
     /// Where the control plane is; `None`: there is none.
     pub control_plane: Option<Uri>,
+    /// What the paths of reports begin with.
+    pub control_plane_prefix: String,
     /// The name for the control plane; `None`: the host's.
     pub container_id: Option<String>,
     /// The Kubernetes pod, for the control plane.
@@ -74,6 +85,8 @@ pub struct Config {
     pub log_level: String,
     /// How log lines look; `None`: text on a terminal, else JSON.
     pub log_format: Option<LogFormat>,
+    /// Where traces are sent; `None`: nowhere.
+    pub otlp_endpoint: Option<Uri>,
 }
 
 impl Config {
@@ -308,20 +321,23 @@ impl Reader {
         let port = self.required(&keys::EXECUTOR_PORT, 0, parse::port);
         let token = self.token();
         let require_auth = self.access(address, token.is_some());
+        let workspace_path =
+            self.required(&keys::WORKSPACE_PATH, PathBuf::new(), parse::workspace_path);
+        let session = self.optional(&keys::SESSION_ID, |text| {
+            SessionId::parse(text).map_err(|error| error.to_string())
+        });
+        let state = self.state(&workspace_path, session.is_some());
         Config {
             listen: SocketAddr::new(address, port),
             token,
             require_auth,
             max_body_bytes: self.max_body_bytes(),
+            async_by_default: self.required(&keys::ASYNC_BY_DEFAULT, false, parse::switch),
             cancel_on_disconnect: self.required(&keys::CANCEL_ON_DISCONNECT, true, parse::switch),
-            workspace_path: self.required(
-                &keys::WORKSPACE_PATH,
-                PathBuf::new(),
-                parse::workspace_path,
-            ),
-            session: self.optional(&keys::SESSION_ID, |text| {
-                SessionId::parse(text).map_err(|error| error.to_string())
-            }),
+            workspace_path,
+            session,
+            state,
+            max_state_bytes: self.max_state_bytes(),
             workspace_ttl: self.duration(&keys::WORKSPACE_TTL),
             result_ttl: self.duration(&keys::RESULT_TTL),
             limits: self.limits(),
@@ -334,11 +350,17 @@ impl Reader {
             },
             cgroup_parent: self.optional(&keys::CGROUP_PARENT, parse::absolute_path),
             control_plane: self.required(&keys::CONTROL_PLANE_URL, None, parse::control_plane),
+            control_plane_prefix: self.required(
+                &keys::CONTROL_PLANE_PREFIX,
+                String::new(),
+                parse::url_path,
+            ),
             container_id: self.optional(&keys::CONTAINER_ID, parse::name),
             pod_name: self.optional(&keys::POD_NAME, parse::name),
             heartbeat_interval: self.duration(&keys::HEARTBEAT_INTERVAL),
             log_level: self.required(&keys::LOG_LEVEL, String::new(), parse::log_level),
             log_format: self.optional(&keys::LOG_FORMAT, parse::log_format),
+            otlp_endpoint: self.optional(&keys::OTEL_EXPORTER_OTLP_ENDPOINT, parse::collector),
         }
     }
 
@@ -398,6 +420,30 @@ impl Reader {
             );
         }
         false
+    }
+
+    fn state(&mut self, workspaces: &Path, is_bound: bool) -> StatePlace {
+        match self.optional(&keys::STATE_PATH, parse::directory_or_none) {
+            None => StatePlace::beside(workspaces, is_bound),
+            Some(None) => StatePlace::Memory,
+            Some(Some(path)) => {
+                if let Some(why) = forbidden_for_state(&path, workspaces, is_bound) {
+                    self.mistake(&keys::STATE_PATH, format!("{why}; is {}", path.display()));
+                }
+                StatePlace::Directory(path)
+            }
+        }
+    }
+
+    fn max_state_bytes(&mut self) -> u64 {
+        let bytes = self.required(&keys::MAX_STATE_BYTES, STATE_FLOOR, parse::bytes);
+        if bytes < STATE_FLOOR {
+            self.mistake(
+                &keys::MAX_STATE_BYTES,
+                format!("must be at least {STATE_FLOOR}: a few large results must fit; is {bytes}"),
+            );
+        }
+        bytes
     }
 
     fn max_body_bytes(&mut self) -> usize {
@@ -501,6 +547,9 @@ impl Reader {
         }
     }
 }
+
+/// A result of the default limits has 28 MiB at most.
+const STATE_FLOOR: u64 = 64 << 20;
 
 /// Bodies are held in memory, several at a time.
 const MAX_BODY_CEILING: u64 = 1 << 30;

@@ -160,6 +160,15 @@ pub(crate) fn workspace_path(text: &str) -> Result<PathBuf, Wrong> {
     Ok(path)
 }
 
+/// A directory, or `none`.
+pub(crate) fn directory_or_none(text: &str) -> Result<Option<PathBuf>, Wrong> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let path = std::path::absolute(path(text)?).map_err(|_| "must be a path, or none")?;
+    Ok(Some(path))
+}
+
 /// A bearer token: what fits into a header and has no end that an editor could have added.
 pub(crate) fn token(text: &str) -> Result<Secret, Wrong> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -175,19 +184,44 @@ pub(crate) fn control_plane(text: &str) -> Result<Option<Uri>, Wrong> {
     if text == "none" {
         return Ok(None);
     }
-    let uri: Uri = text.parse().map_err(|_| EXAMPLE)?;
-    let authority = uri.authority().ok_or(EXAMPLE)?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) || authority.host().is_empty() {
-        return Err(EXAMPLE.into());
+    let secret = "must not hold credentials: the token is INTERNAL_API_TOKEN";
+    base_url(text, &["http", "https"], EXAMPLE, secret).map(Some)
+}
+
+/// Where traces are sent.
+pub(crate) fn collector(text: &str) -> Result<Uri, Wrong> {
+    const EXAMPLE: &str =
+        "must be an http URL such as http://localhost:4318: traces are exported without TLS";
+    let secret = "must not hold credentials: they go into OTEL_EXPORTER_OTLP_HEADERS";
+    base_url(text, &["http"], EXAMPLE, secret)
+}
+
+/// A URL to which paths are added.
+fn base_url(text: &str, schemes: &[&str], example: &str, credentials: &str) -> Result<Uri, Wrong> {
+    let uri: Uri = text.parse().map_err(|_| example)?;
+    let authority = uri.authority().ok_or(example)?;
+    let scheme = uri.scheme_str().unwrap_or_default();
+    if !schemes.contains(&scheme) || authority.host().is_empty() {
+        return Err(example.into());
     }
     if authority.as_str().contains('@') {
-        return Err("must not hold credentials: the token is INTERNAL_API_TOKEN".into());
+        return Err(credentials.into());
     }
     // A fragment never reaches `uri`: its parser drops it.
     if uri.query().is_some() || text.contains('#') {
         return Err("must end with its path: no query, no fragment".into());
     }
-    Ok(Some(uri))
+    Ok(uri)
+}
+
+/// The path of a URL, with nothing in it that would need to be escaped.
+pub(crate) fn url_path(text: &str) -> Result<String, Wrong> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+    if text.starts_with('/') && text.chars().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a path such as /api/v1/internal, of letters, digits and - . _ ~".into())
+    }
 }
 
 /// A filter of log lines. A single word that is no level would be taken for the name of a module, and silence
@@ -294,6 +328,45 @@ mod tests {
         ] {
             let wrong = control_plane(bad).unwrap_err();
             assert!(!wrong.contains("hunter2"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_a_plain_path() {
+        for good in ["/", "/api/v1/internal", "/a-b_c.d~e/"] {
+            assert!(url_path(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "api",
+            "/a?b",
+            "/a#b",
+            "/a b",
+            "/a%20",
+            "/é",
+            "http://x/",
+        ] {
+            assert!(url_path(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_collector_is_a_plain_address() {
+        for good in ["http://localhost:4318", "http://[::1]:4318/otlp/"] {
+            assert!(collector(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost:4318",
+            "https://collector:4318",
+            "http://",
+            "http://user:secret@collector",
+            "http://collector?a=b",
+            "http://collector#a",
+            "none",
+        ] {
+            let wrong = collector(bad).unwrap_err();
+            assert!(!wrong.contains("secret"), "{bad}: {wrong}");
         }
     }
 

@@ -51,6 +51,10 @@ fn who_says_nothing_gets_the_documented_defaults() {
     assert_eq!(config.capacity, Capacity::default());
     assert_eq!(config.workspace_path, PathBuf::from("/workspace"));
     assert_eq!(config.result_ttl, Duration::from_secs(24 * 3600));
+    let state = PathBuf::from("/workspace/.state");
+    assert_eq!(config.state, StatePlace::Directory(state));
+    assert_eq!(config.max_state_bytes, 1 << 30);
+    assert!(!config.async_by_default);
     assert_eq!(config.max_body_bytes, 16 << 20);
     assert_eq!(
         config.control_plane.unwrap().to_string(),
@@ -319,4 +323,37 @@ fn a_shorter_longest_time_shortens_the_default() {
     );
     let both = environment(&[("MAX_TIMEOUT", "1m"), ("DEFAULT_TIMEOUT", "2m")]);
     assert!(mistake(&both).contains("must not be longer"));
+}
+
+#[test]
+fn state_is_kept_where_no_guest_sees_it_or_not_at_all() {
+    let state = |variables: &[(&str, &str)]| load(&environment(variables)).unwrap().config.state;
+    let directory = |path: &str| StatePlace::Directory(path.into());
+    assert_eq!(
+        state(&[("WORKSPACE_PATH", "/data"), ("SESSION_ID", "s")]),
+        directory("/data.state")
+    );
+    assert_eq!(
+        state(&[("STATE_PATH", "/var/state")]),
+        directory("/var/state")
+    );
+    assert_eq!(state(&[("STATE_PATH", "none")]), StatePlace::Memory);
+    for (path, bound) in [
+        ("/workspace", false),
+        ("/workspace/session", false),
+        ("/workspace/.state", true),
+        ("/usr/state", false),
+    ] {
+        let mut variables = vec![("STATE_PATH", path)];
+        if bound {
+            variables.push(("SESSION_ID", "s"));
+        }
+        let mistake = mistake(&environment(&variables));
+        assert!(
+            mistake.contains("state_path") && mistake.contains("guests")
+                || mistake.contains("session"),
+            "{mistake}"
+        );
+    }
+    assert!(mistake(&environment(&[("MAX_STATE_BYTES", "63MiB")])).contains("at least"));
 }

@@ -151,6 +151,8 @@ impl Request {
             environment: GuestEnvironment::parse(self.variables)?,
             stdin: self.stdin,
             limits: self.limits,
+            // A program that traces puts the run into its own span.
+            trace_parent: None,
         })
     }
 }

@@ -109,6 +109,7 @@ pub(crate) fn command(
             timeout: args.timeout,
             ..RequestedLimits::default()
         },
+        trace_parent: None,
     })
 }
 

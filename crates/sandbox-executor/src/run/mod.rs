@@ -83,7 +83,8 @@ async fn carry_out(
     command: ExecuteCommand,
     stops: &mut mpsc::Receiver<Stop>,
 ) -> Result<(Execution, Option<Stop>), ExecuteError> {
-    let finished = executor.submit(command)?.finished();
+    let id = command.execution_id.clone();
+    let finished = executor.submit(command).await?.finished();
     tokio::pin!(finished);
     let stop = tokio::select! {
         ended = &mut finished => {
@@ -93,8 +94,10 @@ async fn carry_out(
         }
         stop = signals::next(stops) => stop,
     };
+    let (cancelled, finished) = tokio::join!(executor.cancel(&id), finished);
     executor.drain(Duration::ZERO).await;
-    Ok((finished.await?, Some(stop)))
+    cancelled?;
+    Ok((finished?, Some(stop)))
 }
 
 /// Something to look at, where somebody looks.
@@ -181,6 +184,7 @@ mod tests {
             environment: GuestEnvironment::default(),
             stdin: None,
             limits: RequestedLimits::default(),
+            trace_parent: None,
         }
     }
 

@@ -4,18 +4,25 @@ mod clock;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "elsewhere.rs")]
 mod platform;
+mod reports;
+mod store;
 
 use std::{path::PathBuf, sync::Arc};
 
 use executor_application::{
-    CheckHealth, Clock, ExecuteCode, Options, Retention, Sandbox, WorkspaceError, Workspaces,
+    CheckHealth, Clock, ExecuteCode, ExecutionStore, Instruments, Options, Outbox, Retention,
+    Sandbox, Traces, WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
+use executor_infra_control_plane::OptionsError;
+use executor_infra_telemetry::Counters;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
 use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
 
 pub use clock::SystemClock;
 pub use platform::{IsolationError, examine};
+pub use reports::control_plane;
+pub use store::StoreFailure;
 
 use crate::{config::Config, exit::Exit};
 
@@ -50,15 +57,29 @@ pub enum StartError {
     /// The workspaces cannot be used.
     #[error("the workspaces cannot be used; see WORKSPACE_PATH")]
     Workspaces(#[source] WorkspaceError),
+    /// Executions and results cannot be kept.
+    #[error("executions and results cannot be kept; see STATE_PATH")]
+    Store(#[source] StoreFailure),
+    /// The control plane cannot be talked to, whether or not it is there.
+    #[error("the control plane cannot be talked to; see CONTROL_PLANE_URL")]
+    ControlPlane(#[source] OptionsError),
 }
 
 impl StartError {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Isolation(_) => Exit::Unavailable,
-            Self::Workspaces(_) => Exit::Usage,
+            Self::Workspaces(_) | Self::Store(_) | Self::ControlPlane(_) => Exit::Usage,
         }
     }
+}
+
+/// A use case whose results outlive the process, as far as the configuration says so.
+pub struct Lasting {
+    /// The use case.
+    pub executor: ExecuteCode,
+    /// Reports that are not delivered yet. Empty where nothing is reported.
+    pub outbox: Arc<dyn Outbox>,
 }
 
 /// Every adapter that the use cases need.
@@ -70,6 +91,8 @@ pub struct Adapters {
     pub workspaces: Arc<dyn Workspaces>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
+    /// Are told what happens.
+    pub instruments: Instruments,
     /// Whether the root of the workspaces is the only workspace.
     single: bool,
 }
@@ -107,12 +130,62 @@ impl Adapters {
             single: place == WorkspacePlace::Configured && config.session.is_some(),
             workspaces: Arc::new(workspaces),
             clock: Arc::new(SystemClock),
+            instruments: Instruments {
+                telemetry: Arc::new(Counters::new(env!("CARGO_PKG_VERSION"))),
+                ..Instruments::default()
+            },
         }
     }
 
-    /// The use case on top of these adapters.
+    /// The same with links to the traces of others, if there are any.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Option<Arc<dyn Traces>>) -> Self {
+        if let Some(traces) = traces {
+            self.instruments.traces = traces;
+        }
+        self
+    }
+
+    /// The use case on top of these adapters, which forgets everything with the process.
     pub fn execute_code(&self, config: &Config) -> ExecuteCode {
-        let options = Options {
+        ExecuteCode::new(
+            Arc::clone(&self.sandbox),
+            Arc::clone(&self.workspaces),
+            Arc::clone(&self.clock),
+            self.options(config),
+        )
+    }
+
+    /// The use case on top of these adapters and the configured store, with what an earlier process left unfinished
+    /// brought to an end. Blocks while the store is opened: for a second or so where it is large.
+    pub async fn lasting_execute_code(&self, config: &Config) -> Result<Lasting, StartError> {
+        let store =
+            store::open(config, self.workspaces.root(), self.single).map_err(StartError::Store)?;
+        let executor = ExecuteCode::with_store(
+            Arc::clone(&self.sandbox),
+            Arc::clone(&self.workspaces),
+            Arc::clone(&self.clock),
+            Arc::clone(&store) as Arc<dyn ExecutionStore>,
+            self.options(config),
+        );
+        let lost = executor
+            .recover()
+            .await
+            .map_err(|error| StartError::Store(StoreFailure::Recover(error)))?;
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "executions of an earlier process have crashed with it"
+            );
+        }
+        Ok(Lasting {
+            executor,
+            outbox: store,
+        })
+    }
+
+    fn options(&self, config: &Config) -> Options {
+        Options {
             capacity: config.capacity,
             policy: config.limits,
             retention: Retention {
@@ -121,13 +194,8 @@ impl Adapters {
             },
             only_session: self.single.then(|| config.session.clone()).flatten(),
             cancel_abandoned: config.cancel_on_disconnect,
-        };
-        ExecuteCode::new(
-            Arc::clone(&self.sandbox),
-            Arc::clone(&self.workspaces),
-            Arc::clone(&self.clock),
-            options,
-        )
+            instruments: self.instruments.clone(),
+        }
     }
 
     /// The REST interface of the use case.
@@ -140,9 +208,11 @@ impl Adapters {
         let options = ApiOptions {
             access: match config.inbound_token() {
                 Some(token) => Access::Bearer(BearerToken::new(token.expose())),
+                None if config.listen.ip().is_loopback() => Access::ThisHost,
                 None => Access::Anyone,
             },
             max_body_bytes: config.max_body_bytes,
+            answer_later: config.async_by_default,
             version: env!("CARGO_PKG_VERSION"),
             ..ApiOptions::default()
         };

@@ -1,0 +1,475 @@
+//! Against a server that keeps no promise of HTTP's: what goes out is exactly what is promised, and every attempt comes back.
+
+#![allow(clippy::unwrap_used, reason = "this is how a test fails")]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use executor_application::{ControlPlane, Delivery, ExitReason, Report};
+use executor_domain::{
+    Artifacts, CapturedOutput, CrashCause, Ending, Execution, ExecutionId, Outcome, SessionId,
+    Start, Timestamp, Usage,
+};
+use executor_infra_control_plane::{
+    BearerToken, HttpControlPlane, HttpControlPlaneOptions, Identity,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep},
+};
+
+const TOKEN: &str = "hunter2-hunter2";
+
+/// What the server has read, one text a request.
+type Requests = Arc<Mutex<Vec<String>>>;
+
+/// Reads one request: its head, and the body that its length announces.
+async fn read_request(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .filter_map(|line| line.split_once(": "))
+                .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+                .map_or(0, |(_, length)| length.parse().unwrap());
+            if body.len() >= length {
+                return Some(text);
+            }
+        }
+        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+            return None;
+        }
+    }
+}
+
+/// What a server does with a connection.
+trait Manners: Fn(TcpStream, Requests) -> Self::Conversation + Send + Sync + 'static {
+    type Conversation: Future<Output = ()> + Send;
+}
+
+impl<F, C> Manners for F
+where
+    F: Fn(TcpStream, Requests) -> C + Send + Sync + 'static,
+    C: Future<Output = ()> + Send,
+{
+    type Conversation = C;
+}
+
+async fn server<M>(manners: M) -> (String, Requests)
+where
+    M: Manners,
+    M::Conversation: 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Requests::default();
+    let seen = Arc::clone(&requests);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(manners(stream, Arc::clone(&seen)));
+        }
+    });
+    (url, requests)
+}
+
+/// A server that answers every request with this text and keeps the connection.
+async fn answers(answer: impl Into<String>) -> (String, Requests) {
+    let answer = answer.into();
+    server(move |mut stream: TcpStream, requests: Requests| {
+        let answer = answer.clone();
+        async move {
+            while let Some(request) = read_request(&mut stream).await {
+                requests.lock().unwrap().push(request);
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await
+}
+
+fn options(url: &str) -> HttpControlPlaneOptions {
+    let identity = Identity {
+        container_id: "c-1".into(),
+        pod_name: Some("pod-1".into()),
+    };
+    HttpControlPlaneOptions {
+        token: Some(BearerToken::new(TOKEN).unwrap()),
+        // Long enough for a machine that is busy, short enough to wait for.
+        timeout: Duration::from_secs(2),
+        result_timeout: Duration::from_secs(2),
+        ..HttpControlPlaneOptions::new(url, identity)
+    }
+}
+
+fn client(url: &str) -> HttpControlPlane {
+    HttpControlPlane::new(options(url)).unwrap()
+}
+
+fn heartbeat() -> Report {
+    Report::Heartbeat {
+        id: ExecutionId::parse("e").unwrap(),
+        at: Timestamp::from_unix_micros(0),
+    }
+}
+
+fn result(stdout: Vec<u8>) -> Report {
+    let at = Timestamp::from_unix_micros(0);
+    let id = ExecutionId::parse("exec_1").unwrap();
+    let mut execution = Execution::accept(id, SessionId::parse("s").unwrap(), at);
+    execution.start(at).unwrap();
+    let outcome = Outcome {
+        ending: Ending::Crashed(CrashCause::Memory),
+        stdout: CapturedOutput {
+            bytes: stdout,
+            truncated: false,
+        },
+        stderr: CapturedOutput::default(),
+        usage: Usage::default(),
+        start: Start::Cold,
+        limits_hit: Vec::new(),
+    };
+    execution.finish(at, outcome, Artifacts::default()).unwrap();
+    Report::Result(execution)
+}
+
+/// Every attempt must come back, with this kind of word, within its time-out and some.
+async fn expect(url: &str, kind: &str) -> Delivery {
+    let begun = Instant::now();
+    let delivery = client(url).deliver(&heartbeat()).await;
+    let took = begun.elapsed();
+    let found = match &delivery {
+        Delivery::Delivered => "delivered",
+        Delivery::Retry { .. } => "retry",
+        Delivery::Refused { .. } => "refused",
+    };
+    assert_eq!(found, kind, "{delivery:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(!format!("{delivery:?}").contains("hunter2"), "{delivery:?}");
+    delivery
+}
+
+#[tokio::test]
+async fn what_goes_out_is_what_the_contract_says() {
+    let (url, requests) = answers("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await;
+    let plane = client(&url);
+    let at = Timestamp::from_unix_micros(1_767_268_800_000_000);
+    let reports = [
+        Report::Ready { port: 8080, at },
+        heartbeat(),
+        result(b"\xff".to_vec()),
+        Report::Exited {
+            port: 8080,
+            exit_code: 143,
+            reason: ExitReason::Terminated,
+            at,
+        },
+    ];
+    for report in &reports {
+        assert_eq!(plane.deliver(report).await, Delivery::Delivered);
+    }
+    let requests = requests.lock().unwrap();
+    let starts = [
+        "POST /api/v1/internal/containers/ready HTTP/1.1\r\n",
+        "POST /api/v1/internal/executions/e/heartbeat HTTP/1.1\r\n",
+        "POST /api/v1/internal/executions/exec_1/result HTTP/1.1\r\n",
+        "POST /api/v1/internal/containers/exited HTTP/1.1\r\n",
+    ];
+    assert_eq!(requests.len(), starts.len());
+    for (request, start) in requests.iter().zip(starts) {
+        assert!(request.starts_with(start), "{request}");
+        assert!(
+            request.contains(&format!("authorization: Bearer {TOKEN}\r\n")),
+            "{request}"
+        );
+        assert!(
+            request.contains("content-type: application/json\r\n"),
+            "{request}"
+        );
+        assert_eq!(
+            request.contains("idempotency-key: exec_1\r\n"),
+            start.contains("result"),
+            "{request}"
+        );
+    }
+    assert!(requests[0].ends_with(
+        r#"{"event_type":"ready","container_id":"c-1","pod_name":"pod-1","executor_port":8080,"ready_at":"2026-01-01T12:00:00.000000Z"}"#
+    ));
+}
+
+#[tokio::test]
+async fn without_a_token_none_is_sent() {
+    let (url, requests) = answers("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let plane = HttpControlPlane::new(HttpControlPlaneOptions {
+        token: None,
+        prefix: "/other".into(),
+        ..options(&format!("{url}/base/"))
+    });
+    let delivery = plane.unwrap().deliver(&heartbeat()).await;
+    assert_eq!(delivery, Delivery::Delivered);
+    let request = requests.lock().unwrap().remove(0);
+    assert!(
+        request.starts_with("POST /base/other/executions/e/heartbeat "),
+        "{request}"
+    );
+    assert!(!request.contains("authorization"), "{request}");
+}
+
+#[tokio::test]
+async fn every_status_has_its_word() {
+    for (status, kind) in [
+        (200, "delivered"),
+        (201, "delivered"),
+        (204, "delivered"),
+        (300, "refused"),
+        (302, "refused"),
+        (307, "refused"),
+        (308, "refused"),
+        (400, "refused"),
+        (401, "retry"),
+        (403, "refused"),
+        (404, "refused"),
+        (408, "retry"),
+        (409, "refused"),
+        (422, "refused"),
+        (429, "retry"),
+        (500, "retry"),
+        (502, "retry"),
+        (503, "retry"),
+        (599, "retry"),
+    ] {
+        let (url, _) = answers(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n")).await;
+        expect(&url, kind).await;
+    }
+}
+
+#[tokio::test]
+async fn retry_after_comes_through() {
+    let (url, _) = answers("HTTP/1.1 429 X\r\nRetry-After: 17\r\nContent-Length: 0\r\n\r\n").await;
+    let delivery = expect(&url, "retry").await;
+    assert!(
+        matches!(delivery, Delivery::Retry { after: Some(after), .. } if after.as_secs() == 17)
+    );
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_anywhere() {
+    let (elsewhere, visits) = answers("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    for status in [301, 302, 303, 307, 308] {
+        let (url, requests) = answers(format!(
+            "HTTP/1.1 {status} X\r\nLocation: {elsewhere}/stolen\r\nContent-Length: 0\r\n\r\n"
+        ))
+        .await;
+        expect(&url, "refused").await;
+        assert_eq!(requests.lock().unwrap().len(), 1);
+    }
+    assert_eq!(visits.lock().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn nobody_there() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    expect(&url, "retry").await;
+}
+
+#[tokio::test]
+async fn accepts_and_never_answers() {
+    let (url, _) = server(async |stream: TcpStream, _| {
+        sleep(Duration::from_secs(60)).await;
+        drop(stream);
+    })
+    .await;
+    expect(&url, "retry").await;
+}
+
+#[tokio::test]
+async fn never_accepts() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // The kernel makes the connection, and nobody ever reads from it.
+    expect(&url, "retry").await;
+    drop(listener);
+}
+
+#[tokio::test]
+async fn hangs_up_at_once_or_in_the_middle() {
+    for said in ["", "HTTP/1.1 2", "HTTP/1.1 200 OK\r\nContent-Le"] {
+        let (url, _) = server(move |mut stream: TcpStream, _| async move {
+            read_request(&mut stream).await;
+            let _ = stream.write_all(said.as_bytes()).await;
+        })
+        .await;
+        expect(&url, "retry").await;
+    }
+    // Its head has said that it has the report; the rest of the answer matters to nobody.
+    for rest in [
+        "Content-Length: 100\r\n\r\nhalf",
+        "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ] {
+        let (url, _) = server(move |mut stream: TcpStream, _| async move {
+            read_request(&mut stream).await;
+            let said = format!("HTTP/1.1 200 OK\r\n{rest}");
+            let _ = stream.write_all(said.as_bytes()).await;
+        })
+        .await;
+        expect(&url, "delivered").await;
+    }
+}
+
+#[tokio::test]
+async fn garbage() {
+    for said in [
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "\0\0\0\0",
+        "HTTP/1.1 abc\r\n\r\n",
+        "HTTP/1.1 99999 X\r\n\r\n",
+        "<html>200 OK</html>\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    ] {
+        let (url, _) = answers(said).await;
+        expect(&url, "retry").await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_without_end() {
+    let (url, _) = server(async |mut stream: TcpStream, _| {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
+        while stream.write_all(&b"X: y\r\n".repeat(1000)).await.is_ok() {}
+    })
+    .await;
+    expect(&url, "retry").await;
+}
+
+#[tokio::test]
+async fn informational_answers_without_end() {
+    let (url, _) = server(async |mut stream: TcpStream, _| {
+        read_request(&mut stream).await;
+        while stream
+            .write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            .await
+            .is_ok()
+        {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    expect(&url, "retry").await;
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_not_read_to_its_end() {
+    let (told, mut written) = tokio::sync::mpsc::channel(1);
+    let (url, _) = server(move |mut stream: TcpStream, _| {
+        let told = told.clone();
+        async move {
+            read_request(&mut stream).await;
+            let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let _ = stream.write_all(head).await;
+            let chunk = [b"1000\r\n".as_slice(), &[b'x'; 0x1000], b"\r\n"].concat();
+            let mut bytes = 0_usize;
+            while stream.write_all(&chunk).await.is_ok() {
+                bytes += chunk.len();
+            }
+            let _ = told.send(bytes).await;
+        }
+    })
+    .await;
+    let begun = Instant::now();
+    expect(&url, "delivered").await;
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    // What the sockets' buffers hold, and not what two seconds would carry.
+    let written = written.recv().await.unwrap();
+    assert!(written < 32 << 20, "{written}");
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_not_waited_for() {
+    let (url, _) = server(async |mut stream: TcpStream, _| {
+        read_request(&mut stream).await;
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n";
+        let _ = stream.write_all(head).await;
+        while stream.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let begun = Instant::now();
+    expect(&url, "delivered").await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn one_that_reads_nothing_of_a_large_report() {
+    let (url, _) = server(async |stream: TcpStream, _| {
+        sleep(Duration::from_secs(60)).await;
+        drop(stream);
+    })
+    .await;
+    let begun = Instant::now();
+    let delivery = client(&url).deliver(&result(vec![0; 8 << 20])).await;
+    assert!(matches!(delivery, Delivery::Retry { .. }), "{delivery:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn what_it_says_never_becomes_part_of_a_reason() {
+    let (url, _) = answers(format!(
+        "HTTP/1.1 500 {TOKEN}\r\nX-Echo: {TOKEN}\r\nContent-Length: {}\r\n\r\n{TOKEN}",
+        TOKEN.len()
+    ))
+    .await;
+    expect(&url, "retry").await;
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again() {
+    let connections = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&connections);
+    let (url, requests) = server(move |mut stream: TcpStream, requests: Requests| {
+        *counted.lock().unwrap() += 1;
+        async move {
+            while let Some(request) = read_request(&mut stream).await {
+                requests.lock().unwrap().push(request);
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+                let _ = stream.write_all(answer).await;
+            }
+        }
+    })
+    .await;
+    let plane = client(&url);
+    for _ in 0..5 {
+        assert_eq!(plane.deliver(&heartbeat()).await, Delivery::Delivered);
+    }
+    assert_eq!(requests.lock().unwrap().len(), 5);
+    assert_eq!(*connections.lock().unwrap(), 1);
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn without_tls_https_is_refused_by_name() {
+    let error = HttpControlPlane::new(options("https://cp.example")).unwrap_err();
+    assert!(error.to_string().contains("tls"), "{error}");
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn over_tls_somebody_who_speaks_none_is_nobody() {
+    let (url, requests) = answers("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    expect(&url.replace("http://", "https://"), "retry").await;
+    assert_eq!(requests.lock().unwrap().len(), 0);
+}

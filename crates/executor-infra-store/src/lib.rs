@@ -1,0 +1,25 @@
+//! The embedded store: executions, their results, and the reports that are not delivered yet, in one SQLite database.
+//!
+//! - One thread writes. What comes in while it works is committed together (`writer`).
+//! - Another thread reads, beside the writer (`reader`).
+//! - What is kept is bounded in age and bytes (`tend`); age is measured so that no jump of the host's clock matters
+//!   (`age`).
+//! - From domain types to columns and back: `codec` and `rows`.
+//!
+//! Why SQLite, and what a power loss costs: `docs/adr/0006-sqlite-store.md`.
+
+mod age;
+mod codec;
+mod error;
+mod known;
+mod open;
+mod queue;
+mod rows;
+mod store;
+mod tend;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use error::OpenError;
+pub use store::{SqliteStore, StoreOptions};

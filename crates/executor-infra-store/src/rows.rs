@@ -1,0 +1,513 @@
+//! The statements, each with what it means.
+
+use executor_application::{Cursor, Fingerprint, Kept, Page, Query, StoreError, Summary};
+use executor_domain::{Execution, ExecutionId, SessionId, Status, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::{
+    age::Remembered,
+    codec::{self, Columns, Encoded},
+    error::Cause,
+};
+
+/// Bytes that an execution takes beside its result: its row, and its share of the indexes.
+const ROW_BYTES: usize = 512;
+
+/// What a report is.
+const WAITS: i64 = 1;
+const REFUSED: i64 = 2;
+
+/// What a write has changed, for what is counted in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Effect {
+    /// Bytes that are kept more, or less.
+    pub bytes: i64,
+    /// Reports that wait more, or less.
+    pub waiting: i64,
+    /// Ids that are not kept any more.
+    pub forgotten: Vec<String>,
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn accept(
+    connection: &Connection,
+    execution: &Execution,
+    fingerprint: &Fingerprint,
+) -> rusqlite::Result<Effect> {
+    connection
+        .prepare_cached(
+            "INSERT INTO executions (id, session, fingerprint, accepted_at, status, bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            execution.id().as_str(),
+            execution.session().as_str(),
+            fingerprint.as_bytes(),
+            execution.accepted_at().unix_micros(),
+            Status::Pending.as_str(),
+            signed(ROW_BYTES),
+        ])?;
+    Ok(Effect {
+        bytes: signed(ROW_BYTES),
+        ..Effect::default()
+    })
+}
+
+/// `ended`: its number in the order of endings.
+pub(crate) fn finish(
+    connection: &Connection,
+    result: &Encoded,
+    ended: i64,
+    kept_at: i64,
+    is_reported: bool,
+) -> rusqlite::Result<Effect> {
+    let bytes = signed(result.bytes());
+    // No row: it was not accepted, or has ended before. Either is a mistake of ours, and an error.
+    let number: i64 = connection
+        .prepare_cached(
+            "UPDATE executions
+             SET started_at = ?2, completed_at = ?3, status = ?4, ended = ?5, kept_at = ?6,
+                 bytes = bytes + ?7, report = ?8
+             WHERE id = ?1 AND ended IS NULL
+             RETURNING number",
+        )?
+        .query_row(
+            params![
+                result.execution.id().as_str(),
+                result.started_at,
+                result.completed_at,
+                result.execution.status().as_str(),
+                ended,
+                kept_at,
+                bytes,
+                if is_reported { WAITS } else { 0 },
+            ],
+            |row| row.get(0),
+        )?;
+    connection
+        .prepare_cached(
+            "INSERT INTO results (number, facts, value, stdout, stderr) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            number,
+            result.facts,
+            result.value(),
+            result.stdout(),
+            result.stderr(),
+        ])?;
+    Ok(Effect {
+        bytes,
+        waiting: i64::from(is_reported),
+        ..Effect::default()
+    })
+}
+
+pub(crate) fn forget(connection: &Connection, id: &ExecutionId) -> rusqlite::Result<Effect> {
+    let number: Option<i64> = connection
+        .prepare_cached("SELECT number FROM executions WHERE id = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    match number {
+        Some(number) => remove(connection, number),
+        None => Ok(Effect::default()),
+    }
+}
+
+pub(crate) fn delivered(connection: &Connection, id: &ExecutionId) -> rusqlite::Result<Effect> {
+    let changed = connection
+        .prepare_cached("UPDATE executions SET report = 0 WHERE id = ?1 AND report = ?2")?
+        .execute(params![id.as_str(), WAITS])?;
+    Ok(settled(changed))
+}
+
+pub(crate) fn refused(
+    connection: &Connection,
+    id: &ExecutionId,
+    reason: &str,
+) -> rusqlite::Result<Effect> {
+    let changed = connection
+        .prepare_cached(
+            "UPDATE executions SET report = ?2, refusal = ?3 WHERE id = ?1 AND report = ?4",
+        )?
+        .execute(params![id.as_str(), REFUSED, reason, WAITS])?;
+    Ok(settled(changed))
+}
+
+fn settled(reports: usize) -> Effect {
+    Effect {
+        waiting: -signed(reports),
+        ..Effect::default()
+    }
+}
+
+/// Writes something that changes nothing.
+pub(crate) fn check(connection: &Connection) -> rusqlite::Result<Effect> {
+    connection
+        .prepare_cached(
+            "INSERT INTO notes (name, value) VALUES ('checks', 1)
+             ON CONFLICT (name) DO UPDATE SET value = value + 1",
+        )?
+        .execute([])?;
+    Ok(Effect::default())
+}
+
+/// Removes an execution with all that is kept of it.
+pub(crate) fn remove(connection: &Connection, number: i64) -> rusqlite::Result<Effect> {
+    let (id, bytes, report): (String, i64, i64) = connection
+        .prepare_cached("DELETE FROM executions WHERE number = ?1 RETURNING id, bytes, report")?
+        .query_row([number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    connection
+        .prepare_cached("DELETE FROM results WHERE number = ?1")?
+        .execute([number])?;
+    Ok(Effect {
+        bytes: -bytes,
+        waiting: -i64::from(report == WAITS),
+        forgotten: vec![id],
+    })
+}
+
+/// An ended execution that may have to go.
+pub(crate) struct Candidate {
+    pub number: i64,
+    /// Its number in the order of endings.
+    pub ended: i64,
+    pub kept_at: i64,
+}
+
+/// The execution that ended first of those whose report does not wait, or of those whose report does.
+pub(crate) fn oldest(
+    connection: &Connection,
+    report_waits: bool,
+) -> rusqlite::Result<Option<Candidate>> {
+    let statement = if report_waits {
+        "SELECT number, ended, kept_at FROM executions WHERE report = 1 ORDER BY ended LIMIT 1"
+    } else {
+        "SELECT number, ended, kept_at FROM executions
+         WHERE ended IS NOT NULL AND report <> 1 ORDER BY ended LIMIT 1"
+    };
+    connection
+        .prepare_cached(statement)?
+        .query_row([], |row| {
+            Ok(Candidate {
+                number: row.get(0)?,
+                ended: row.get(1)?,
+                kept_at: row.get(2)?,
+            })
+        })
+        .optional()
+}
+
+/// Counts of what is kept.
+pub(crate) struct Totals {
+    pub bytes: i64,
+    pub waiting: i64,
+    /// The last number in the order of endings that was given away.
+    pub ended: i64,
+}
+
+pub(crate) fn totals(connection: &Connection) -> rusqlite::Result<Totals> {
+    connection.query_row(
+        "SELECT coalesce(sum(bytes), 0), coalesce(sum(report = 1), 0),
+                max(coalesce(max(ended), 0), coalesce((SELECT value FROM notes WHERE name = 'ended'), 0))
+         FROM executions",
+        [],
+        |row| {
+            Ok(Totals {
+                bytes: row.get(0)?,
+                waiting: row.get(1)?,
+                ended: row.get(2)?,
+            })
+        },
+    )
+}
+
+/// Calls with every id that is kept.
+pub(crate) fn each_id(connection: &Connection, mut each: impl FnMut(&str)) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("SELECT id FROM executions")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        each(row.get_ref(0)?.as_str()?);
+    }
+    Ok(())
+}
+
+/// What is remembered of the store's time.
+pub(crate) fn remembered(connection: &Connection) -> rusqlite::Result<Option<Remembered>> {
+    let note = |name: &str| {
+        connection
+            .query_row("SELECT value FROM notes WHERE name = ?1", [name], |row| {
+                row.get(0)
+            })
+            .optional()
+    };
+    let remembered = (note("age")?, note("wall")?);
+    Ok(match remembered {
+        (Some(age), Some(wall)) => Some(Remembered { age, wall }),
+        _ => None,
+    })
+}
+
+/// Remembers the store's time, and how many executions have ended.
+pub(crate) fn remember(
+    connection: &Connection,
+    time: Remembered,
+    ended: i64,
+) -> rusqlite::Result<()> {
+    let mut statement =
+        connection.prepare_cached("INSERT OR REPLACE INTO notes (name, value) VALUES (?1, ?2)")?;
+    for (name, value) in [("age", time.age), ("wall", time.wall), ("ended", ended)] {
+        statement.execute(params![name, value])?;
+    }
+    Ok(())
+}
+
+const FIND: &str = "read an execution";
+const LIST: &str = "list executions";
+
+const KEPT: &str = "
+    SELECT id, session, fingerprint, accepted_at, started_at, completed_at, facts, value, stdout, stderr
+    FROM executions LEFT JOIN results USING (number)";
+
+pub(crate) fn find(connection: &Connection, id: &ExecutionId) -> Result<Option<Kept>, StoreError> {
+    let found = || -> rusqlite::Result<_> {
+        connection
+            .prepare_cached(&format!("{KEPT} WHERE id = ?1"))?
+            .query_row([id.as_str()], KeptRow::read)
+            .optional()
+    };
+    found()
+        .map_err(|error| Cause::new(error).while_doing(FIND))?
+        .map(KeptRow::into_kept)
+        .transpose()
+}
+
+/// Executions that were accepted and have not ended, oldest first.
+pub(crate) fn unfinished(connection: &Connection) -> Result<Vec<Execution>, StoreError> {
+    executions(
+        connection,
+        "WHERE ended IS NULL ORDER BY executions.number",
+        [],
+        usize::MAX,
+    )
+}
+
+/// Ended executions whose reports wait, oldest first, after this one if it is known; at most `limit` of them, and one more
+/// than fit into `max_bytes` of output.
+pub(crate) fn undelivered(
+    connection: &Connection,
+    after: Option<&ExecutionId>,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<Vec<Execution>, StoreError> {
+    let after: Option<Option<i64>> = after
+        .map(|id| {
+            connection
+                .prepare_cached("SELECT ended FROM executions WHERE id = ?1")?
+                .query_row([id.as_str()], |row| row.get(0))
+                .optional()
+        })
+        .transpose()
+        .map_err(|error| Cause::new(error).while_doing(LIST))?
+        .flatten();
+    executions(
+        connection,
+        "WHERE report = 1 AND ended > ?1 ORDER BY ended LIMIT ?2",
+        params![after.flatten().unwrap_or(0), signed(limit)],
+        max_bytes,
+    )
+}
+
+fn executions(
+    connection: &Connection,
+    which: &str,
+    parameters: impl rusqlite::Params,
+    max_bytes: usize,
+) -> Result<Vec<Execution>, StoreError> {
+    let rows = || -> rusqlite::Result<_> {
+        let mut statement = connection.prepare_cached(&format!("{KEPT} {which}"))?;
+        let mut rows = statement.query(parameters)?;
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        while let Some(row) = rows.next()? {
+            let row = KeptRow::read(row)?;
+            bytes += row.bytes();
+            found.push(row);
+            if bytes > max_bytes {
+                break;
+            }
+        }
+        Ok(found)
+    };
+    rows()
+        .map_err(|error| Cause::new(error).while_doing(LIST))?
+        .into_iter()
+        .map(|row| row.into_kept().map(|kept| kept.execution))
+        .collect()
+}
+
+/// A row of [`KEPT`].
+struct KeptRow {
+    id: String,
+    session: String,
+    fingerprint: [u8; 32],
+    accepted_at: i64,
+    started_at: Option<i64>,
+    completed_at: Option<i64>,
+    result: Option<Columns>,
+}
+
+impl KeptRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let facts: Option<String> = row.get(6)?;
+        let result = match facts {
+            None => None,
+            Some(facts) => Some(Columns {
+                facts,
+                value: row.get(7)?,
+                stdout: row.get(8)?,
+                stderr: row.get(9)?,
+            }),
+        };
+        Ok(Self {
+            id: row.get(0)?,
+            session: row.get(1)?,
+            fingerprint: row.get(2)?,
+            accepted_at: row.get(3)?,
+            started_at: row.get(4)?,
+            completed_at: row.get(5)?,
+            result,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        self.result.as_ref().map_or(0, |result| {
+            let value = result.value.as_ref().map_or(0, String::len);
+            result.facts.len() + value + result.stdout.len() + result.stderr.len()
+        })
+    }
+
+    fn into_kept(self) -> Result<Kept, StoreError> {
+        let accepted_at = Timestamp::from_unix_micros(self.accepted_at);
+        let mut execution = Execution::accept(id(&self.id)?, session(&self.session)?, accepted_at);
+        match (self.completed_at, self.result) {
+            (None, None) => {}
+            (Some(completed_at), Some(columns)) => {
+                let (outcome, artifacts) = codec::decode(columns).map_err(damaged)?;
+                if let Some(started_at) = self.started_at {
+                    execution
+                        .start(Timestamp::from_unix_micros(started_at))
+                        .map_err(damaged)?;
+                }
+                let completed_at = Timestamp::from_unix_micros(completed_at);
+                execution
+                    .finish(completed_at, outcome, artifacts)
+                    .map_err(damaged)?;
+            }
+            _ => return Err(damaged("an execution has half a result")),
+        }
+        Ok(Kept {
+            execution,
+            fingerprint: Fingerprint::new(self.fingerprint),
+        })
+    }
+}
+
+fn id(text: &str) -> Result<ExecutionId, StoreError> {
+    ExecutionId::parse(text).map_err(damaged)
+}
+
+fn session(text: &str) -> Result<SessionId, StoreError> {
+    SessionId::parse(text).map_err(damaged)
+}
+
+fn damaged(why: impl Into<executor_application::PortError>) -> StoreError {
+    StoreError::Damaged(why.into())
+}
+
+pub(crate) fn list(connection: &Connection, query: &Query) -> Result<Page, StoreError> {
+    let limit = query.limit.max(1);
+    let rows = || -> rusqlite::Result<Vec<SummaryRow>> {
+        // One shape for each kind of question, so that each finds its index.
+        let of_session = if query.session.is_some() {
+            "session = ?2"
+        } else {
+            "?2 IS NULL"
+        };
+        let of_status = match query.status {
+            None => "?3 IS NULL",
+            Some(Status::Pending) => "ended IS NULL AND ?3 = 'pending'",
+            Some(_) => "status = ?3",
+        };
+        connection
+            .prepare_cached(&format!(
+                "SELECT number, id, session, status, accepted_at, started_at, completed_at FROM executions
+                 WHERE number < ?1 AND {of_session} AND {of_status} ORDER BY number DESC LIMIT ?4"
+            ))?
+            .query_map(
+                params![
+                    query.before.map_or(i64::MAX, |cursor| {
+                        i64::try_from(cursor.number()).unwrap_or(i64::MAX)
+                    }),
+                    query.session.as_ref().map(SessionId::as_str),
+                    query.status.map(Status::as_str),
+                    // One more, to know whether there is one.
+                    signed(limit.saturating_add(1)),
+                ],
+                SummaryRow::read,
+            )?
+            .collect()
+    };
+    let mut rows = rows().map_err(|error| Cause::new(error).while_doing(LIST))?;
+    let is_more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| is_more).map(|row| row.number);
+    Ok(Page {
+        items: rows
+            .into_iter()
+            .map(SummaryRow::into_summary)
+            .collect::<Result<_, _>>()?,
+        next: next.map(|number| Cursor::new(number.unsigned_abs())),
+    })
+}
+
+struct SummaryRow {
+    number: i64,
+    id: String,
+    session: String,
+    status: String,
+    accepted_at: i64,
+    started_at: Option<i64>,
+    completed_at: Option<i64>,
+}
+
+impl SummaryRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            number: row.get(0)?,
+            id: row.get(1)?,
+            session: row.get(2)?,
+            status: row.get(3)?,
+            accepted_at: row.get(4)?,
+            started_at: row.get(5)?,
+            completed_at: row.get(6)?,
+        })
+    }
+
+    fn into_summary(self) -> Result<Summary, StoreError> {
+        let status = Status::ALL
+            .into_iter()
+            .find(|status| status.as_str() == self.status)
+            .ok_or_else(|| damaged("an execution has no status that we know"))?;
+        Ok(Summary {
+            id: id(&self.id)?,
+            session: session(&self.session)?,
+            status,
+            accepted_at: Timestamp::from_unix_micros(self.accepted_at),
+            started_at: self.started_at.map(Timestamp::from_unix_micros),
+            completed_at: self.completed_at.map(Timestamp::from_unix_micros),
+        })
+    }
+}

@@ -1,0 +1,723 @@
+//! The store as the application uses it, on real files.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use executor_application::{ExecutionStore, Fingerprint, Outbox, Query, StoreError};
+use executor_domain::{
+    Artifact, Artifacts, CapturedOutput, Clock, CrashCause, Ending, Execution, ExecutionId,
+    GuestError, JsonText, LimitHit, Outcome, Reason, SessionId, Start, Status, Timestamp, Usage,
+};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::{
+    OpenError, SqliteStore, StoreOptions,
+    age::{Clocks, Moment},
+    open,
+};
+
+const PRINT: Fingerprint = Fingerprint::new([7; 32]);
+
+fn id(name: &str) -> ExecutionId {
+    ExecutionId::parse(name).unwrap()
+}
+
+fn accepted(name: &str) -> Execution {
+    let session = SessionId::parse("session").unwrap();
+    Execution::accept(id(name), session, Timestamp::from_unix_micros(1_000))
+}
+
+fn outcome(ending: Ending) -> Outcome {
+    Outcome {
+        ending,
+        stdout: CapturedOutput::default(),
+        stderr: CapturedOutput::default(),
+        usage: Usage::default(),
+        start: Start::Cold,
+        limits_hit: Vec::new(),
+    }
+}
+
+fn ended(mut execution: Execution, outcome: Outcome) -> Execution {
+    execution.start(Timestamp::from_unix_micros(2_000)).unwrap();
+    let at = Timestamp::from_unix_micros(3_000);
+    execution.finish(at, outcome, Artifacts::default()).unwrap();
+    execution
+}
+
+/// An execution that has written so many bytes.
+fn loud(name: &str, bytes: usize) -> Execution {
+    let mut outcome = outcome(Ending::Crashed(CrashCause::Memory));
+    outcome.stdout.bytes = vec![b'x'; bytes];
+    ended(accepted(name), outcome)
+}
+
+async fn keep(store: &SqliteStore, execution: &Execution) {
+    store
+        .accept(&accepted(execution.id().as_str()), PRINT)
+        .await
+        .unwrap();
+    store.finish(execution).await.unwrap();
+}
+
+async fn found(store: &SqliteStore, name: &str) -> Option<Execution> {
+    let found = store.find(&id(name)).await.unwrap();
+    assert!(found.is_none() || store.may_know(&id(name)), "{name}");
+    found.map(|kept| kept.execution)
+}
+
+fn reporting() -> StoreOptions {
+    StoreOptions {
+        reports: true,
+        ..StoreOptions::default()
+    }
+}
+
+fn open(directory: &TempDir, options: StoreOptions) -> SqliteStore {
+    SqliteStore::open(directory.path(), options).unwrap()
+}
+
+fn database(directory: &TempDir) -> std::path::PathBuf {
+    directory.path().join("executions.db")
+}
+
+async fn waiting(store: &SqliteStore, after: Option<&str>, limit: usize) -> Vec<String> {
+    let waiting = store.undelivered(after.map(id), limit).await.unwrap();
+    waiting
+        .iter()
+        .map(|execution| execution.id().to_string())
+        .collect()
+}
+
+/// Every kind of ending, and everything else that a result can hold.
+fn results() -> Vec<Execution> {
+    let failed = GuestError {
+        error_type: "ValueError".into(),
+        message: "no \u{1f980}\0".into(),
+        stack_trace: vec!["line 1".into(), String::new()],
+        reason: Reason::NotSerializable,
+    };
+    let mut results: Vec<Execution> = [
+        Ending::Completed {
+            return_value: JsonText::parse(r#" {"a": [1.50, "\u0000"]} "#.into()).unwrap(),
+        },
+        Ending::Completed {
+            return_value: JsonText::null(),
+        },
+        Ending::Failed {
+            exit_code: -3,
+            error: failed,
+        },
+        Ending::TimedOut {
+            clock: Clock::Cpu,
+            allowed: Duration::from_millis(1234),
+        },
+        Ending::Crashed(CrashCause::Signal(11)),
+        Ending::Crashed(CrashCause::Memory),
+        Ending::Crashed(CrashCause::ExecutorLost),
+        Ending::Cancelled,
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(n, ending)| ended(accepted(&format!("e{n}")), outcome(ending)))
+    .collect();
+
+    let mut never_ran = accepted("never-ran");
+    never_ran
+        .finish(
+            Timestamp::from_unix_micros(-5),
+            outcome(Ending::Cancelled),
+            Artifacts::default(),
+        )
+        .unwrap();
+    results.push(never_ran);
+
+    let mut full = accepted("full");
+    full.start(Timestamp::from_unix_micros(i64::MAX)).unwrap();
+    let everything = Outcome {
+        stdout: CapturedOutput {
+            bytes: (0..=255).collect(),
+            truncated: true,
+        },
+        stderr: CapturedOutput {
+            bytes: b"e\0".to_vec(),
+            truncated: false,
+        },
+        usage: Usage {
+            wall_time: Duration::from_nanos(1_234_567_891),
+            cpu_time: Some(Duration::from_secs(2)),
+            peak_memory_bytes: Some(1 << 62),
+            io_read_bytes: None,
+            io_write_bytes: Some(0),
+        },
+        start: Start::Warm,
+        limits_hit: vec![LimitHit::ResultSize, LimitHit::Processes],
+        ..outcome(Ending::Cancelled)
+    };
+    let artifacts = Artifacts {
+        files: vec![Artifact {
+            path: "a\u{202e}/b\n\".txt".into(),
+            size: u64::MAX >> 1,
+            mime_type: "text/plain".into(),
+            created_at: Timestamp::from_unix_micros(5),
+            checksum: "sha256:00".into(),
+        }],
+        skipped: vec!["a link".into()],
+    };
+    full.finish(Timestamp::from_unix_micros(9), everything, artifacts)
+        .unwrap();
+    results.push(full);
+    results
+}
+
+#[tokio::test]
+async fn what_was_kept_comes_back_as_it_was_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, StoreOptions::default());
+    for execution in results() {
+        keep(&store, &execution).await;
+        let back = found(&store, execution.id().as_str()).await;
+        assert_eq!(back, Some(execution));
+    }
+    store.accept(&accepted("pending"), PRINT).await.unwrap();
+    store.close().await;
+
+    let store = open(&directory, StoreOptions::default());
+    for execution in results() {
+        let back = store.find(execution.id()).await.unwrap().unwrap();
+        assert_eq!((back.execution, back.fingerprint), (execution, PRINT));
+    }
+    assert_eq!(store.unfinished().await.unwrap(), [accepted("pending")]);
+    assert_eq!(found(&store, "other").await, None);
+    assert!(!store.may_know(&id("other")));
+}
+
+#[tokio::test]
+async fn a_store_that_was_not_closed_has_what_it_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let kept = loud("e", 100_000);
+    {
+        let store = open(&directory, reporting());
+        keep(&store, &kept).await;
+        // As a process that is killed leaves it: the files as they are now, and no lock.
+        let copy = directory.path().join("copy");
+        fs::create_dir(&copy).unwrap();
+        for file in ["executions.db", "executions.db-wal"] {
+            fs::copy(directory.path().join(file), copy.join(file)).unwrap();
+        }
+    }
+    let store = SqliteStore::open(&directory.path().join("copy"), reporting()).unwrap();
+    assert_eq!(found(&store, "e").await, Some(kept));
+    assert_eq!(waiting(&store, None, 9).await, ["e"]);
+    assert_eq!(store.backlog(), 1);
+}
+
+#[tokio::test]
+async fn an_id_is_taken_until_it_is_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, StoreOptions::default());
+    store.accept(&accepted("e"), PRINT).await.unwrap();
+    assert!(store.accept(&accepted("e"), PRINT).await.is_err());
+    store.finish(&loud("e", 1)).await.unwrap();
+    assert!(store.finish(&loud("e", 1)).await.is_err(), "it ends once");
+    assert!(store.finish(&loud("other", 1)).await.is_err());
+    for _ in 0..2 {
+        store.forget(&id("e")).await.unwrap();
+        assert!(!store.may_know(&id("e")));
+        assert_eq!(found(&store, "e").await, None);
+    }
+    keep(&store, &loud("e", 1)).await;
+}
+
+#[tokio::test]
+async fn what_comes_in_together_is_committed_together() {
+    const MANY: usize = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(&directory, StoreOptions::default()));
+    let before = store.commits();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (holds, holding) = tokio::sync::oneshot::channel();
+    let queue = store.writes().clone();
+    let hold = tokio::spawn(async move {
+        queue
+            .read("hold", move |_| {
+                holds.send(()).unwrap();
+                held.recv().unwrap();
+                Ok(())
+            })
+            .await
+    });
+    holding.await.unwrap();
+    let mut writes = tokio::task::JoinSet::new();
+    for n in 0..MANY {
+        let store = Arc::clone(&store);
+        writes.spawn(async move { store.accept(&accepted(&format!("e{n}")), PRINT).await });
+    }
+    // Everybody has said what they want once only we are left to run.
+    for _ in 0..=MANY {
+        tokio::task::yield_now().await;
+    }
+    release.send(()).unwrap();
+    hold.await.unwrap().unwrap();
+    while let Some(written) = writes.join_next().await {
+        written.unwrap().unwrap();
+    }
+    assert_eq!(store.commits() - before, 1);
+    assert_eq!(store.unfinished().await.unwrap().len(), MANY);
+}
+
+#[tokio::test]
+async fn one_bad_write_spoils_no_other_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, StoreOptions::default());
+    let (one, two) = (accepted("one"), accepted("two"));
+    let (good, bad, also_good) = tokio::join!(
+        store.accept(&one, PRINT),
+        store.accept(&one, PRINT),
+        store.accept(&two, PRINT)
+    );
+    assert!(good.is_ok() && bad.is_err() && also_good.is_ok());
+    assert_eq!(store.unfinished().await.unwrap(), [one, two]);
+}
+
+#[tokio::test]
+async fn the_outbox_hands_out_the_oldest_first_until_they_are_settled() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, reporting());
+    for name in ["a", "b", "c", "d"] {
+        store.accept(&accepted(name), PRINT).await.unwrap();
+    }
+    // In the order of their endings.
+    for name in ["c", "a", "d", "b"] {
+        store.finish(&loud(name, 10)).await.unwrap();
+    }
+    store.changed().await;
+    assert_eq!(store.backlog(), 4);
+    assert_eq!(waiting(&store, None, 2).await, ["c", "a"]);
+    assert_eq!(waiting(&store, Some("a"), 9).await, ["d", "b"]);
+    for _ in 0..2 {
+        store.delivered(&id("a")).await.unwrap();
+        store.refused(&id("d"), &"é".repeat(1000)).await.unwrap();
+        assert_eq!(store.backlog(), 2);
+    }
+    assert_eq!(waiting(&store, None, 9).await, ["c", "b"]);
+    // One that is settled or gone still has a place, or none: nothing is passed over.
+    assert_eq!(waiting(&store, Some("a"), 9).await, ["b"]);
+    assert_eq!(waiting(&store, Some("gone"), 9).await, ["c", "b"]);
+    // Refused or delivered, the result stays.
+    assert!(found(&store, "a").await.is_some() && found(&store, "d").await.is_some());
+    store.close().await;
+
+    let store = open(&directory, reporting());
+    assert_eq!(waiting(&store, None, 9).await, ["c", "b"]);
+    // There is something to do from the start.
+    store.changed().await;
+    keep(&store, &loud("e", 10)).await;
+    assert_eq!(waiting(&store, Some("b"), 9).await, ["e"]);
+}
+
+#[tokio::test]
+async fn the_outbox_hands_out_no_more_than_fits_into_memory() {
+    let store = SqliteStore::in_memory(reporting()).unwrap();
+    for name in ["a", "b", "c"] {
+        keep(&store, &loud(name, 9 << 20)).await;
+    }
+    assert_eq!(waiting(&store, None, 9).await, ["a", "b"]);
+    assert_eq!(waiting(&store, Some("b"), 9).await, ["c"]);
+}
+
+#[tokio::test]
+async fn where_nothing_is_reported_the_outbox_is_empty() {
+    let store = SqliteStore::in_memory(StoreOptions::default()).unwrap();
+    keep(&store, &loud("e", 1)).await;
+    assert_eq!(store.backlog(), 0);
+    assert_eq!(waiting(&store, None, 9).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_paged_newest_first() {
+    let store = SqliteStore::in_memory(StoreOptions::default()).unwrap();
+    for n in 0..5 {
+        keep(&store, &loud(&format!("e{n}"), 1)).await;
+    }
+    let other = SessionId::parse("other").unwrap();
+    let stranger = Execution::accept(id("s"), other.clone(), Timestamp::from_unix_micros(9));
+    store.accept(&stranger, PRINT).await.unwrap();
+    let all = Query {
+        session: None,
+        status: None,
+        before: None,
+        limit: 4,
+    };
+    let names = async |query: &Query| {
+        let page = store.list(query.clone()).await.unwrap();
+        let names: Vec<_> = page.items.iter().map(|item| item.id.to_string()).collect();
+        (names.join(" "), page.next)
+    };
+    let (first, next) = names(&all).await;
+    assert_eq!(first, "s e4 e3 e2");
+    let rest = Query {
+        before: next,
+        ..all.clone()
+    };
+    assert_eq!(names(&rest).await, ("e1 e0".into(), None));
+    let of_session = Query {
+        session: Some(other),
+        ..all.clone()
+    };
+    assert_eq!(names(&of_session).await, ("s".into(), None));
+    for (status, expected) in [
+        (Status::Pending, "s"),
+        (Status::Crashed, "e4 e3 e2 e1"),
+        (Status::Completed, ""),
+    ] {
+        let of_status = Query {
+            status: Some(status),
+            ..all.clone()
+        };
+        assert_eq!(names(&of_status).await.0, expected, "{status:?}");
+    }
+    let page = store.list(all).await.unwrap();
+    assert_eq!(page.items[0], (&stranger).into());
+    assert_eq!(page.items[1], (&loud("e4", 1)).into());
+}
+
+/// Clocks that a test turns.
+#[derive(Clone)]
+struct Hands(Arc<Mutex<Moment>>);
+
+impl Hands {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Moment {
+            steady: Duration::ZERO,
+            wall: 1_000_000,
+        })))
+    }
+
+    fn clocks(&self) -> Clocks {
+        let moment = Arc::clone(&self.0);
+        Box::new(move || *moment.lock().unwrap())
+    }
+
+    fn pass(&self, seconds: u64) {
+        let mut moment = self.0.lock().unwrap();
+        moment.steady += Duration::from_secs(seconds);
+        moment.wall += seconds.cast_signed();
+    }
+
+    fn jump(&self, seconds: i64) {
+        self.0.lock().unwrap().wall += seconds;
+    }
+
+    fn open(&self, directory: &TempDir, options: StoreOptions) -> SqliteStore {
+        let opened = open::in_directory(directory.path()).unwrap();
+        SqliteStore::start(opened, directory.path(), options, self.clocks()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn results_go_after_their_time_whatever_the_clock_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let options = StoreOptions {
+        ttl: Duration::from_secs(100),
+        ..reporting()
+    };
+    let store = hands.open(&directory, options);
+    keep(&store, &loud("old", 1)).await;
+    store.delivered(&id("old")).await.unwrap();
+    keep(&store, &loud("undelivered", 1)).await;
+    store.accept(&accepted("pending"), PRINT).await.unwrap();
+    for jump in [1_000_000, -3_000_000] {
+        hands.jump(jump);
+        store.writes().tend().await;
+        assert!(found(&store, "old").await.is_some(), "{jump}");
+    }
+    hands.pass(99);
+    keep(&store, &loud("new", 1)).await;
+    store.delivered(&id("new")).await.unwrap();
+    store.writes().tend().await;
+    assert!(found(&store, "old").await.is_some());
+    hands.pass(1);
+    store.writes().tend().await;
+    assert_eq!(found(&store, "old").await, None);
+    assert!(!store.may_know(&id("old")));
+    for name in ["new", "undelivered", "pending"] {
+        assert!(found(&store, name).await.is_some(), "{name}");
+    }
+    store.close().await;
+
+    // Time goes on while nobody is there.
+    hands.pass(50);
+    let store = hands.open(&directory, options);
+    store.writes().tend().await;
+    assert!(found(&store, "new").await.is_some());
+    store.close().await;
+    hands.pass(50);
+    let store = hands.open(&directory, options);
+    store.writes().tend().await;
+    assert_eq!(found(&store, "new").await, None);
+    assert!(found(&store, "undelivered").await.is_some());
+    // Once it is delivered, its time has long passed.
+    store.delivered(&id("undelivered")).await.unwrap();
+    store.writes().tend().await;
+    assert_eq!(found(&store, "undelivered").await, None);
+}
+
+#[tokio::test]
+async fn a_store_that_is_never_idle_tidies_up_nevertheless() {
+    let store = SqliteStore::in_memory(StoreOptions {
+        ttl: Duration::from_secs(1),
+        ..StoreOptions::default()
+    });
+    let store = store.unwrap();
+    keep(&store, &loud("old", 1)).await;
+    let tidied = async {
+        while store.may_know(&id("old")) {
+            store.check().await.unwrap();
+        }
+    };
+    let patience = Duration::from_secs(60);
+    tokio::time::timeout(patience, tidied).await.unwrap();
+}
+
+#[tokio::test]
+async fn above_the_cap_the_oldest_go_first_and_undelivered_ones_last() {
+    let store = SqliteStore::in_memory(StoreOptions {
+        max_bytes: 10_000,
+        ..reporting()
+    })
+    .unwrap();
+    for name in ["u1", "d1", "u2", "d2"] {
+        keep(&store, &loud(name, 1_500)).await;
+        if name.starts_with('d') {
+            store.delivered(&id(name)).await.unwrap();
+        }
+    }
+    store.writes().tend().await;
+    assert!(found(&store, "d1").await.is_some(), "below the cap");
+
+    keep(&store, &loud("u3", 1_500)).await;
+    store.writes().tend().await;
+    assert_eq!(found(&store, "d1").await, None);
+    for name in ["u1", "u2", "d2", "u3"] {
+        assert!(found(&store, name).await.is_some(), "{name}");
+    }
+    assert_eq!(store.dropped_reports(), 0);
+
+    keep(&store, &loud("u4", 4_000)).await;
+    store.writes().tend().await;
+    assert_eq!(found(&store, "d2").await, None);
+    assert_eq!(found(&store, "u1").await, None);
+    assert_eq!(store.dropped_reports(), 1);
+    assert_eq!(store.backlog(), 3);
+    assert_eq!(waiting(&store, None, 9).await, ["u2", "u3", "u4"]);
+
+    // What was just answered stays, even where it alone is too much.
+    keep(&store, &loud("huge", 20_000)).await;
+    store.writes().tend().await;
+    assert_eq!(waiting(&store, None, 9).await, ["huge"]);
+}
+
+#[tokio::test]
+async fn the_file_shrinks_when_results_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let options = StoreOptions {
+        ttl: Duration::from_secs(1),
+        ..StoreOptions::default()
+    };
+    let store = hands.open(&directory, options);
+    keep(&store, &loud("e", 4 << 20)).await;
+    store.close().await;
+    let full = fs::metadata(database(&directory)).unwrap().len();
+    assert!(full > 4 << 20);
+    let store = hands.open(&directory, options);
+    hands.pass(1);
+    store.writes().tend().await;
+    store.close().await;
+    let empty = fs::metadata(database(&directory)).unwrap().len();
+    assert!(empty < 1 << 20, "{empty}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_of_its_own_and_passes() {
+    let directory = tempfile::tempdir().unwrap();
+    let opened = open::in_directory(directory.path()).unwrap();
+    let limit = |connection: &Connection, pages: i64| {
+        connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+    };
+    limit(&opened.writer, 60).unwrap();
+    let options = StoreOptions::default();
+    let store = SqliteStore::start(opened, directory.path(), options, crate::age::host()).unwrap();
+    keep(&store, &loud("small", 10)).await;
+    store.accept(&accepted("large"), PRINT).await.unwrap();
+    let refused = store.finish(&loud("large", 1 << 20)).await;
+    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    // Nothing of it is there, and everything else is.
+    assert_eq!(found(&store, "large").await, Some(accepted("large")));
+    assert!(found(&store, "small").await.is_some());
+
+    let raised = store.writes().read("raise the limit", move |connection| {
+        limit(connection, 100_000).unwrap();
+        Ok(())
+    });
+    raised.await.unwrap();
+    store.finish(&loud("large", 1 << 20)).await.unwrap();
+    store.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_process_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, StoreOptions::default());
+    let second = SqliteStore::open(directory.path(), StoreOptions::default());
+    assert!(matches!(second, Err(OpenError::InUse { .. })), "{second:?}");
+    store.close().await;
+    open(&directory, StoreOptions::default());
+}
+
+#[tokio::test]
+async fn whoever_locks_the_database_from_outside_delays_it_and_then_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, StoreOptions::default());
+    let impatient = store.writes().read("lose patience", |connection| {
+        connection.busy_timeout(Duration::from_millis(50)).unwrap();
+        Ok(())
+    });
+    impatient.await.unwrap();
+    let operator = Connection::open(database(&directory)).unwrap();
+    operator.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = store.check().await;
+    assert!(
+        matches!(refused, Err(StoreError::Failed { .. })),
+        "{refused:?}"
+    );
+    assert!(store.accept(&accepted("e"), PRINT).await.is_err());
+    assert_eq!(found(&store, "e").await, None, "reading goes on");
+    operator.execute_batch("ROLLBACK").unwrap();
+    keep(&store, &loud("e", 1)).await;
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, StoreOptions::default());
+    for n in 0..200 {
+        keep(&store, &loud(&format!("execution-{n}"), 500)).await;
+    }
+    store.close().await;
+    let sound = fs::read(database(&directory)).unwrap();
+    let refusal = |bytes: &[u8]| {
+        fs::write(database(&directory), bytes).unwrap();
+        SqliteStore::open(directory.path(), StoreOptions::default())
+    };
+    // Positive control.
+    refusal(&sound).unwrap().close().await;
+
+    let mut no_header = sound.clone();
+    no_header[..16].copy_from_slice(b"not a database!!");
+    let mut scrambled = sound.clone();
+    for page in scrambled.chunks_mut(4096).skip(3) {
+        page[..64].fill(0xff);
+    }
+    let half = &sound[..sound.len() / 2];
+    for bytes in [&no_header, &scrambled, half] {
+        let refused = refusal(bytes);
+        assert!(
+            matches!(refused, Err(OpenError::Damaged { .. })),
+            "{refused:?}"
+        );
+        assert!(refused.unwrap_err().to_string().contains("move it"));
+    }
+}
+
+#[tokio::test]
+async fn damage_that_shows_later_is_an_error_and_not_an_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, StoreOptions::default());
+    keep(&store, &loud("e", 5)).await;
+    for change in [
+        "UPDATE results SET facts = '{'",
+        "UPDATE results SET facts = '{}'",
+        "DELETE FROM results",
+        "UPDATE executions SET session = '../x'",
+    ] {
+        let changed = store.writes().read("damage", move |connection| {
+            connection.execute(change, []).unwrap();
+            Ok(())
+        });
+        changed.await.unwrap();
+        let found = store.find(&id("e")).await;
+        assert!(matches!(found, Err(StoreError::Damaged(_))), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn other_versions_and_other_programs_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    open(&directory, StoreOptions::default()).close().await;
+    let change = |pragma: &str, value: i64| {
+        let connection = Connection::open(database(&directory)).unwrap();
+        connection.pragma_update(None, pragma, value).unwrap();
+    };
+    change("user_version", 2);
+    let newer = SqliteStore::open(directory.path(), StoreOptions::default());
+    assert!(
+        matches!(newer, Err(OpenError::Newer { found: 2, .. })),
+        "{newer:?}"
+    );
+    change("user_version", 1);
+    change("application_id", 5);
+    let foreign = SqliteStore::open(directory.path(), StoreOptions::default());
+    assert!(
+        matches!(foreign, Err(OpenError::Foreign { .. })),
+        "{foreign:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_be_used_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let refused = SqliteStore::open(&file, StoreOptions::default());
+    assert!(
+        matches!(refused, Err(OpenError::Directory { .. })),
+        "{refused:?}"
+    );
+    let refused = SqliteStore::open(Path::new("/proc/nowhere"), StoreOptions::default());
+    assert!(refused.unwrap_err().to_string().contains("/proc/nowhere"));
+}
+
+#[tokio::test]
+async fn nobody_else_can_read_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("a/b");
+    let store = SqliteStore::open(&place, StoreOptions::default()).unwrap();
+    keep(&store, &loud("e", 1)).await;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&place), 0o700);
+    let mut files = 0;
+    for entry in fs::read_dir(&place).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        files += 1;
+    }
+    assert_eq!(files, 4, "database, log, its index, lock");
+}
+
+#[tokio::test]
+async fn after_closing_everything_is_an_error() {
+    let store = SqliteStore::in_memory(StoreOptions::default()).unwrap();
+    store.close().await;
+    assert!(store.check().await.is_err());
+    assert!(store.find(&id("e")).await.is_err());
+    store.close().await;
+}

@@ -1,0 +1,95 @@
+//! What is looked at when somebody asks: a registry that lives for one text.
+
+use std::time::Duration;
+
+use executor_application::Levels;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::ConstCounter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
+    registry::{Metric as Figure, Registry},
+};
+
+use crate::{
+    catalogue::{self, Metric},
+    process::Process,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LanguageLabels {
+    language: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VersionLabels {
+    version: &'static str,
+}
+
+/// A registry under the names of the catalogue.
+struct Sheet(Registry);
+
+impl Sheet {
+    fn add(&mut self, metric: &Metric, figure: impl Figure) {
+        self.0.register(metric.name, metric.help, figure);
+    }
+
+    fn count(&mut self, metric: &Metric, count: usize) {
+        self.add(metric, ConstGauge::new(count as u64));
+    }
+}
+
+/// Everything as it is now; `started`: when the daemon did, since 1970.
+pub(crate) fn registry(
+    levels: &Levels,
+    version: &'static str,
+    process: Option<Process>,
+    started: Duration,
+) -> Registry {
+    let mut sheet = Sheet(Registry::default());
+    sheet.count(&catalogue::ACTIVE, levels.running);
+    sheet.count(&catalogue::QUEUED, levels.waiting);
+    sheet.count(&catalogue::ACTIVE_LIMIT, levels.max_running);
+    sheet.count(&catalogue::QUEUED_LIMIT, levels.max_waiting);
+    if !levels.warm_slots.is_empty() {
+        let slots = Family::<LanguageLabels, Gauge>::default();
+        for slot in &levels.warm_slots {
+            let language = slot.language.as_str();
+            slots
+                .get_or_create(&LanguageLabels { language })
+                .set(i64::try_from(slot.ready).unwrap_or(i64::MAX));
+        }
+        sheet.add(&catalogue::WARM_SLOTS, slots);
+    }
+    if let Some(undelivered) = levels.undelivered_reports {
+        sheet.add(&catalogue::UNDELIVERED, ConstGauge::new(undelivered));
+    }
+    let build = Family::<VersionLabels, Gauge>::default();
+    build.get_or_create(&VersionLabels { version }).set(1);
+    sheet.add(&catalogue::BUILD, build);
+    sheet.add(
+        &catalogue::PROCESS_START,
+        ConstGauge::new(started.as_secs_f64()),
+    );
+    if let Some(process) = process {
+        sheet.add(
+            &catalogue::PROCESS_CPU,
+            ConstCounter::new(process.cpu_seconds),
+        );
+        sheet.add(
+            &catalogue::PROCESS_MEMORY,
+            ConstGauge::new(process.resident_bytes),
+        );
+        sheet.add(
+            &catalogue::PROCESS_FDS,
+            ConstGauge::new(process.open_descriptors),
+        );
+        sheet.add(
+            &catalogue::PROCESS_MAX_FDS,
+            ConstGauge::new(process.max_descriptors),
+        );
+    }
+    sheet.0
+}

@@ -126,6 +126,31 @@ impl Ear {
     }
 }
 
+/// What a guest writes is heard while it runs, and up to the cap.
+async fn is_heard(subject: &dyn Subject, workspace: &Workspace) {
+    let sandbox = subject.sandbox();
+    let job = |does| -> Job {
+        let (language, code) = subject.write(does);
+        support::job(language, &code, workspace)
+    };
+    let ear = Arc::new(Ear::default());
+    let mut talker = job(Does::WriteAndSleep("soon"));
+    talker.listener = Listener::new(Arc::clone(&ear) as _);
+    let cancel = CancellationToken::new();
+    let (outcome, ()) = tokio::join!(sandbox.run(talker, cancel.clone()), async {
+        ear.hears(OutputStream::Stdout, b"soon\n").await;
+        cancel.cancel();
+    });
+    assert_eq!(outcome.unwrap().stdout.bytes, b"soon\n");
+    let ear = Arc::new(Ear::default());
+    let mut flood = job(Does::Flood(1_000_000));
+    flood.limits = limits(|wish| wish.max_output_bytes = Some(1000));
+    flood.listener = Listener::new(Arc::clone(&ear) as _);
+    let outcome = run(sandbox, flood).await;
+    assert_eq!(ear.heard(OutputStream::Stdout), outcome.stdout.bytes);
+    assert_eq!(ear.heard(OutputStream::Stdout).len(), 1000);
+}
+
 async fn states(subject: &dyn Subject) {
     let workspace = Workspace::new();
     let job = |does| -> Job {
@@ -159,23 +184,7 @@ async fn states(subject: &dyn Subject) {
         (&b"one\n"[..], &b"two\n"[..])
     );
 
-    // What a guest writes is heard while it runs, and up to the cap.
-    let ear = Arc::new(Ear::default());
-    let mut talker = job(Does::WriteAndSleep("soon"));
-    talker.listener = Listener::new(Arc::clone(&ear) as _);
-    let cancel = CancellationToken::new();
-    let (outcome, ()) = tokio::join!(sandbox.run(talker, cancel.clone()), async {
-        ear.hears(OutputStream::Stdout, b"soon\n").await;
-        cancel.cancel();
-    });
-    assert_eq!(outcome.unwrap().stdout.bytes, b"soon\n");
-    let ear = Arc::new(Ear::default());
-    let mut flood = job(Does::Flood(1_000_000));
-    flood.limits = limits(|wish| wish.max_output_bytes = Some(1000));
-    flood.listener = Listener::new(Arc::clone(&ear) as _);
-    let outcome = run(sandbox, flood).await;
-    assert_eq!(ear.heard(OutputStream::Stdout), outcome.stdout.bytes);
-    assert_eq!(ear.heard(OutputStream::Stdout).len(), 1000);
+    is_heard(subject, &workspace).await;
 
     // A guest's misfortune is a value.
     let outcome = run(sandbox, job(Does::Exit(3))).await;

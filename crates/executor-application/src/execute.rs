@@ -1,6 +1,7 @@
 //! The use case: run untrusted code and come back with its result.
 
 mod command;
+mod quota;
 mod run;
 mod submission;
 #[cfg(test)]
@@ -25,7 +26,7 @@ use tracing::Instrument;
 
 use crate::{
     Clock, Events, ExecutionStore, Instruments, Levels, MemoryStore, Page, Position, Query,
-    Retention, Running, Sandbox, SandboxDescription, SandboxError, StoreError, Summary,
+    Retention, Running, Sandbox, SandboxDescription, SandboxError, StoreError, Summary, Wall,
     WorkspaceError, Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
     ledger::{Ledger, Live, Lookup},
@@ -394,9 +395,28 @@ impl ExecuteCode {
         self.shared.admission.capacity()
     }
 
+    /// The only session that is served; `None`: any.
+    pub fn only_session(&self) -> Option<&SessionId> {
+        self.shared.only_session.as_ref()
+    }
+
     /// Where workspaces are kept, for people.
     pub fn workspace_root(&self) -> &Path {
         self.shared.workspaces.root()
+    }
+
+    /// Whether the size of a workspace is bounded, and how.
+    pub fn workspace_quota(&self) -> Wall {
+        self.shared.workspaces.quota()
+    }
+
+    /// Cancels every run of a session, waiting ones included, and returns once every guest of theirs is dead. Runs that
+    /// are submitted meanwhile are not among them.
+    pub async fn stop_session(&self, session: &SessionId) {
+        for live in self.shared.ledger.cancel_session(session) {
+            // Where it failed, its guest is dead as well.
+            let _ = submission::end_of(live.progress).await;
+        }
     }
 
     /// What the sandbox is made of.

@@ -2,6 +2,8 @@
 //!
 //! A fake that breaks the contract lies to every test that uses it, so the contract suite runs against this one too.
 
+mod outbox;
+
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
@@ -16,9 +18,11 @@ use executor_domain::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Job, LanguageSupport, Listener, OutputStream, Sandbox, SandboxDescription, SandboxError,
-    Wall, Workspace, WorkspaceError, Workspaces,
+    Clock, Job, LanguageSupport, Listener, OutputStream, Overflow, Sandbox, SandboxDescription,
+    SandboxError, Wall, Workspace, WorkspaceError, Workspaces,
 };
+
+pub use outbox::MemoryOutbox;
 
 /// A sandbox that isolates nothing and needs nothing. Its guests are written in a language of their own, one command a
 /// line, whatever the job says they are written in:
@@ -231,6 +235,10 @@ impl Workspaces for NoWorkspaces {
     fn root(&self) -> &Path {
         Path::new("/nonexistent")
     }
+
+    fn quota(&self) -> Wall {
+        Wall::off("workspace_quota", "there are no files")
+    }
 }
 
 struct NoWorkspace(PathBuf);
@@ -243,6 +251,10 @@ impl Workspace for NoWorkspace {
 
     async fn changes(&self) -> Result<Artifacts, WorkspaceError> {
         Ok(Artifacts::default())
+    }
+
+    async fn overflows(&self, _max_bytes: u64) -> Option<Overflow> {
+        None
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use executor_domain::{Execution, ExecutionId};
+use executor_domain::{Execution, ExecutionId, SessionId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -172,12 +172,7 @@ impl Ledger {
     /// Somebody asks for the end of a run: it is cancelled, and its result kept, unless it is over or abandoned already.
     pub(crate) fn cancel(&self, id: &ExecutionId) -> Option<Live> {
         let mut book = self.book();
-        let entry = book.entries.get_mut(id)?;
-        if entry.phase == Phase::Going {
-            entry.cancelled = true;
-            entry.cancel.cancel();
-        }
-        Some(entry.live.clone())
+        book.entries.get_mut(id).map(Entry::cancel)
     }
 
     /// Whether somebody has asked for the end of a run.
@@ -212,9 +207,29 @@ impl Ledger {
         }
     }
 
+    /// The same for every run of a session.
+    pub(crate) fn cancel_session(&self, session: &SessionId) -> Vec<Live> {
+        let mut book = self.book();
+        let of_session = book
+            .entries
+            .values_mut()
+            .filter(|entry| entry.live.progress.borrow().execution.session() == session);
+        of_session.map(Entry::cancel).collect()
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         // Nothing in here panics half-way through a change.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn cancel(&mut self) -> Live {
+        if self.phase == Phase::Going {
+            self.cancelled = true;
+            self.cancel.cancel();
+        }
+        self.live.clone()
     }
 }
 
@@ -228,7 +243,7 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
-    use executor_domain::{SessionId, Timestamp};
+    use executor_domain::Timestamp;
 
     use super::*;
 

@@ -18,6 +18,7 @@ mod memory;
 mod ports;
 mod reports;
 mod running;
+mod sessions;
 mod transcript;
 
 pub use admission::Capacity;
@@ -27,18 +28,21 @@ pub use execute::{ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure
 pub use health::{CheckHealth, Health, Unhealthy};
 pub use memory::{MemoryStore, Retention};
 pub use ports::{
-    AnsweredRequest, Clock, ControlPlane, Cursor, Delivery, EndedRun, ExecutionStore, ExitReason,
-    Fingerprint, Instruments, Job, Kept, Levels, Listener, Outbox, OutputListener, OutputStream,
-    Page, PortError, Query, Report, Sandbox, SandboxError, StoreError, Summary, Telemetry,
-    TextFormat, Traces, WarmSlots, Workspace, WorkspaceError, Workspaces,
+    AnsweredRequest, ArchiveFormat, Clock, Condition, Content, ControlPlane, Cursor, Delivery,
+    DiskUse, EndedRun, Entry, EntryKind, ExecutionStore, ExitReason, FilesError, Fingerprint,
+    Found, Holdings, Instruments, Job, Kept, Levels, ListQuery, Listener, Listing, Outbox,
+    OutputListener, OutputStream, Overflow, Page, PortError, Query, Report, Sandbox, SandboxError,
+    SessionFiles, SessionUse, StoreError, Stored, Summary, Telemetry, TextFormat, Traces, Upload,
+    WarmSlots, Workspace, WorkspaceError, Workspaces,
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use ports::{
     MockClock, MockControlPlane, MockExecutionStore, MockOutbox, MockOutputListener, MockSandbox,
-    MockTelemetry, MockTraces, MockWorkspace, MockWorkspaces,
+    MockSessionFiles, MockTelemetry, MockTraces, MockWorkspace, MockWorkspaces,
 };
-pub use reports::{DeliveryBounds, MemoryOutbox, ReportOptions, ReportPorts, Reports};
+pub use reports::{DeliveryBounds, ReportOptions, ReportPorts, Reports};
 pub use running::Running;
+pub use sessions::{CleanUp, ManageSessions, Removals};
 /// Cancels a run: see [`Sandbox::run`].
 pub use tokio_util::sync::CancellationToken;
 pub use transcript::Position;

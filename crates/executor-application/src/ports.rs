@@ -1,5 +1,6 @@
 //! What the use cases need of the world, as traits. Each doc comment binds whoever implements the trait.
 
+mod files;
 mod output;
 mod reports;
 mod store;
@@ -15,8 +16,12 @@ use executor_domain::{
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::description::SandboxDescription;
+use crate::description::{SandboxDescription, Wall};
 
+pub use files::{
+    ArchiveFormat, Condition, Content, DiskUse, Entry, EntryKind, FilesError, Found, Holdings,
+    ListQuery, Listing, Overflow, SessionFiles, SessionUse, Stored, Upload,
+};
 pub use output::{Listener, OutputListener, OutputStream};
 pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
 pub use store::{Cursor, ExecutionStore, Fingerprint, Kept, Page, Query, Summary};
@@ -25,6 +30,7 @@ pub use telemetry::{
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use {
+    files::MockSessionFiles,
     output::MockOutputListener,
     reports::{MockControlPlane, MockOutbox},
     store::MockExecutionStore,
@@ -124,6 +130,9 @@ pub trait Workspaces: Send + Sync {
 
     /// Where workspaces are kept, for people.
     fn root(&self) -> &Path;
+
+    /// Whether the size of a workspace is bounded, and how.
+    fn quota(&self) -> Wall;
 }
 
 /// The directory of a session, opened for one run.
@@ -136,6 +145,11 @@ pub trait Workspace: Send + Sync {
     /// Regular files created or changed since the workspace was opened. MUST NOT follow a link, nor read anything but
     /// regular files, and MUST be bounded in count, bytes, depth and time: a guest made all of this.
     async fn changes(&self) -> Result<Artifacts, WorkspaceError>;
+
+    /// Waits until the workspace takes more than `max_bytes`, or has more files than it may; for ever where that never
+    /// happens. Notices it while a run writes: how late, is the adapter's to say. Ready at once where a workspace was
+    /// over its bounds before, and with `None` where nobody looks. Cancel safe.
+    async fn overflows(&self, max_bytes: u64) -> Option<Overflow>;
 }
 
 /// Tells the time of day. For people and reports: what is measured runs on tokio's clock.

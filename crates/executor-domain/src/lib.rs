@@ -19,6 +19,7 @@ mod outcome;
 mod source;
 mod time;
 mod trace;
+mod workspace_path;
 
 pub use artifact::{Artifact, ArtifactKind, Artifacts};
 pub use environment::{EnvironmentError, GuestEnvironment};
@@ -36,6 +37,7 @@ pub use outcome::{
 pub use source::{InvalidSource, MAX_CODE_BYTES, Source};
 pub use time::Timestamp;
 pub use trace::{InvalidTraceParent, TraceParent};
+pub use workspace_path::{InvalidPath, WorkspacePath, is_deceptive};
 
 /// The programs of the README do what they show.
 #[cfg(doctest)]

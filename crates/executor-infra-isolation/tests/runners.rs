@@ -732,3 +732,63 @@ fn children_of_a_javascript_guest_inherit_neither_channel_nor_bootstrap() {
     let ended = Guest::handler(JavaScript, code).run_in(&workspace);
     assert_eq!(returned(&ended), "[]");
 }
+
+/// Stands for matplotlib, which hosts need not have: figures that write their number, or cannot.
+const FIGURES: &str = r#"
+class Figure:
+    def __init__(self, number): self.number = number
+    def savefig(self, path, format):
+        if self.number == 2: raise ValueError("no picture")
+        open(path, "x").write(format + str(self.number))
+FIGURES = {}
+def figure(number):
+    return FIGURES.setdefault(number, Figure(number))
+def get_fignums(): return sorted(FIGURES)
+def close(number): del FIGURES[number]
+"#;
+
+#[test]
+fn figures_that_are_left_open_become_pictures() {
+    let workspace = TempDir::new().unwrap();
+    let at = |name: &str| workspace.path().join(name);
+    std::fs::create_dir(at("matplotlib")).unwrap();
+    std::fs::write(at("matplotlib/__init__.py"), "").unwrap();
+    std::fs::write(at("matplotlib/pyplot.py"), FIGURES).unwrap();
+    let pictures = || {
+        let mut names: Vec<_> = std::fs::read_dir(workspace.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".png"))
+            .collect();
+        names.sort();
+        names
+    };
+
+    let handler = "import os, matplotlib.pyplot as plt\ndef handler(event):\n    \
+        plt.figure(1); plt.figure(2); plt.figure(3); plt.figure(4); plt.close(3)\n    \
+        os.chdir('/tmp')\n    return 'drawn'";
+    let ended = Guest::handler(Python, handler).run_in(&workspace);
+    assert_eq!(ended.exit_code, Some(0), "{ended:?}");
+    assert_eq!(pictures(), ["figure-1.png", "figure-4.png"]);
+    assert_eq!(std::fs::read_to_string(at("figure-4.png")).unwrap(), "png4");
+    assert!(
+        ended
+            .stderr
+            .contains("figure 2 could not be saved: no picture"),
+        "{ended:?}"
+    );
+
+    // A run that fails has drawn all the same, and spoils no picture of an earlier one.
+    let script = "import matplotlib.pyplot as plt\nplt.figure(1)\nraise ValueError('late')";
+    let ended = Guest::script(Python, script).run_in(&workspace);
+    assert_eq!(ended.exit_code, Some(1), "{ended:?}");
+    assert_eq!(
+        pictures(),
+        ["figure-1-2.png", "figure-1.png", "figure-4.png"]
+    );
+
+    let many = "import matplotlib.pyplot as plt\nfor n in range(100, 125): plt.figure(n)";
+    let ended = Guest::script(Python, many).run_in(&workspace);
+    assert_eq!(pictures().len(), 3 + 20);
+    assert!(ended.stderr.contains("5 more figures"), "{ended:?}");
+}

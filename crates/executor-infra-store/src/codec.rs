@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use executor_domain::{
     Artifact, Artifacts, CapturedOutput, Clock, CrashCause, Ending, Execution, GuestError,
-    JsonText, LimitHit, Outcome, Reason, Start, State, Timestamp, Usage,
+    JsonText, LimitHit, Outcome, Reason, Start, State, Timestamp, TraceParent, Usage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,11 @@ pub(crate) fn encode(execution: &Execution) -> Option<serde_json::Result<Encoded
     else {
         return None;
     };
-    let facts = serde_json::to_string(&Facts::new(outcome, artifacts));
+    let facts = Facts {
+        trace_parent: execution.trace_parent().map(|step| step.to_string()),
+        ..Facts::new(outcome, artifacts)
+    };
+    let facts = serde_json::to_string(&facts);
     Some(facts.map(|facts| Encoded {
         started_at: started_at.map(Timestamp::unix_micros),
         completed_at: completed_at.unix_micros(),
@@ -74,8 +78,15 @@ pub(crate) struct Columns {
     pub stderr: Vec<u8>,
 }
 
-/// What was encoded; an error means that it is not what we wrote.
-pub(crate) fn decode(columns: Columns) -> Result<(Outcome, Artifacts), String> {
+/// What was encoded.
+pub(crate) struct Decoded {
+    pub outcome: Outcome,
+    pub artifacts: Artifacts,
+    pub trace_parent: Option<TraceParent>,
+}
+
+/// An error means that it is not what we wrote.
+pub(crate) fn decode(columns: Columns) -> Result<Decoded, String> {
     let facts: Facts = serde_json::from_str(&columns.facts).map_err(|error| error.to_string())?;
     let ending = facts.ending.into_domain(columns.value)?;
     let outcome = Outcome {
@@ -102,7 +113,14 @@ pub(crate) fn decode(columns: Columns) -> Result<(Outcome, Artifacts), String> {
         files: facts.artifacts.into_iter().map(Artifact::from).collect(),
         skipped: facts.skipped,
     };
-    Ok((outcome, artifacts))
+    let trace_parent = facts.trace_parent.as_deref().map(TraceParent::parse);
+    Ok(Decoded {
+        outcome,
+        artifacts,
+        trace_parent: trace_parent
+            .transpose()
+            .map_err(|error| error.to_string())?,
+    })
 }
 
 #[derive(Serialize, Deserialize)]
@@ -120,6 +138,8 @@ struct Facts {
     limits_hit: Vec<LimitHitFact>,
     artifacts: Vec<ArtifactFacts>,
     skipped: Vec<String>,
+    /// The step of a trace that the execution was.
+    trace_parent: Option<String>,
 }
 
 impl Facts {
@@ -143,6 +163,7 @@ impl Facts {
                 .collect(),
             artifacts: artifacts.files.iter().map(ArtifactFacts::from).collect(),
             skipped: artifacts.skipped.clone(),
+            trace_parent: None,
         }
     }
 }

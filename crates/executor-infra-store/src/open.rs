@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::error::OpenError;
 
-/// "SbxE", so that no other program's database is taken for ours.
+/// `SbxE`, so that no other program's database is taken for ours.
 const APPLICATION_ID: i64 = 0x5362_7845;
 /// The form of the tables below.
 const VERSION: i64 = 1;

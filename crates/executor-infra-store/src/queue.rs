@@ -23,7 +23,7 @@ pub(crate) enum Write {
     Forget(ExecutionId),
     Delivered(ExecutionId),
     Refused(ExecutionId, String),
-    /// Nothing, but for real.
+    /// Nothing that stays, but for real.
     Check,
 }
 

@@ -143,15 +143,24 @@ fn settled(reports: usize) -> Effect {
     }
 }
 
-/// Writes something that changes nothing.
-pub(crate) fn check(connection: &Connection) -> rusqlite::Result<Effect> {
+/// The result of no execution, for a moment.
+const TRIAL: i64 = 0;
+
+/// Writes so many bytes, which [`end_trial`] takes back: in another transaction, or nothing would have been tried.
+pub(crate) fn begin_trial(connection: &Connection, bytes: usize) -> rusqlite::Result<Effect> {
     connection
         .prepare_cached(
-            "INSERT INTO notes (name, value) VALUES ('checks', 1)
-             ON CONFLICT (name) DO UPDATE SET value = value + 1",
+            "INSERT OR REPLACE INTO results (number, facts, stdout, stderr) VALUES (?1, '', zeroblob(?2), x'')",
         )?
-        .execute([])?;
+        .execute(params![TRIAL, signed(bytes)])?;
     Ok(Effect::default())
+}
+
+pub(crate) fn end_trial(connection: &Connection) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM results WHERE number = ?1")?
+        .execute([TRIAL])?;
+    Ok(())
 }
 
 /// Removes an execution with all that is kept of it.
@@ -395,7 +404,10 @@ impl KeptRow {
         match (self.completed_at, self.result) {
             (None, None) => {}
             (Some(completed_at), Some(columns)) => {
-                let (outcome, artifacts) = codec::decode(columns).map_err(damaged)?;
+                let decoded = codec::decode(columns).map_err(damaged)?;
+                if let Some(step) = decoded.trace_parent {
+                    execution.trace(step);
+                }
                 if let Some(started_at) = self.started_at {
                     execution
                         .start(Timestamp::from_unix_micros(started_at))
@@ -403,7 +415,7 @@ impl KeptRow {
                 }
                 let completed_at = Timestamp::from_unix_micros(completed_at);
                 execution
-                    .finish(completed_at, outcome, artifacts)
+                    .finish(completed_at, decoded.outcome, decoded.artifacts)
                     .map_err(damaged)?;
             }
             _ => return Err(damaged("an execution has half a result")),

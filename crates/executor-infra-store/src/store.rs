@@ -20,7 +20,7 @@ use crate::{
     open::{self, Opened},
     queue::{Order, Queue, Write},
     rows,
-    writer::{Shared, Writer},
+    writer::{Shared, TRIAL_BYTES, Writer},
 };
 
 /// Longest reason that is kept of a refused report, in bytes.
@@ -129,15 +129,16 @@ impl SqliteStore {
             options,
             time: StoreTime::open(clocks, remembered, options.ttl),
             totals,
+            unwritten: TRIAL_BYTES,
             _lock: opened.lock,
         };
-        let (writes, queue) = Queue::new();
+        let (orders, queue) = Queue::new();
         thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(&queue))
             .map_err(OpenError::Thread)?;
         let reads = match opened.reader {
-            None => writes.clone(),
+            None => orders.clone(),
             Some(reader) => {
                 let (reads, queue) = Queue::new();
                 thread::Builder::new()
@@ -148,7 +149,7 @@ impl SqliteStore {
             }
         };
         Ok(Self {
-            writes,
+            writes: orders,
             reads,
             shared,
         })
@@ -189,7 +190,9 @@ fn read(connection: Connection, queue: &Receiver<Order>) {
                 return;
             }
             // Nobody sends these here.
-            _ => {}
+            Order::Write(..) => {}
+            #[cfg(test)]
+            Order::Tend(_) => {}
         }
     }
 }

@@ -71,7 +71,7 @@ impl Writer {
             swept += 1;
         }
         transaction.commit()?;
-        self.note(sum);
+        self.note(&sum);
         if dropped > 0 {
             let total = self.shared.dropped.fetch_add(dropped, Ordering::Relaxed) + dropped;
             tracing::error!(

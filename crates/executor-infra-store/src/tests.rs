@@ -11,7 +11,8 @@ use std::{
 use executor_application::{ExecutionStore, Fingerprint, Outbox, Query, StoreError};
 use executor_domain::{
     Artifact, Artifacts, CapturedOutput, Clock, CrashCause, Ending, Execution, ExecutionId,
-    GuestError, JsonText, LimitHit, Outcome, Reason, SessionId, Start, Status, Timestamp, Usage,
+    GuestError, JsonText, LimitHit, Outcome, Reason, SessionId, Start, Status, Timestamp,
+    TraceParent, Usage,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -139,6 +140,7 @@ fn results() -> Vec<Execution> {
     results.push(never_ran);
 
     let mut full = accepted("full");
+    full.trace(TraceParent::new(1 << 100, 7, 1).unwrap());
     full.start(Timestamp::from_unix_micros(i64::MAX)).unwrap();
     let everything = Outcome {
         stdout: CapturedOutput {
@@ -560,6 +562,12 @@ async fn a_full_disk_is_an_error_of_its_own_and_passes() {
     store.accept(&accepted("large"), PRINT).await.unwrap();
     let refused = store.finish(&loud("large", 1 << 20)).await;
     assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    // What is small still fits, and yet the store does not call itself well.
+    store.accept(&accepted("tiny"), PRINT).await.unwrap();
+    for _ in 0..2 {
+        let unwell = store.check().await;
+        assert!(matches!(unwell, Err(StoreError::Full(_))), "{unwell:?}");
+    }
     // Nothing of it is there, and everything else is.
     assert_eq!(found(&store, "large").await, Some(accepted("large")));
     assert!(found(&store, "small").await.is_some());
@@ -569,8 +577,15 @@ async fn a_full_disk_is_an_error_of_its_own_and_passes() {
         Ok(())
     });
     raised.await.unwrap();
-    store.finish(&loud("large", 1 << 20)).await.unwrap();
     store.check().await.unwrap();
+    store.finish(&loud("large", 1 << 20)).await.unwrap();
+    // What was tried is gone.
+    let results = store.writes().read("count", |connection| {
+        let count = "SELECT count(*) FROM results";
+        let count: i64 = connection.query_row(count, [], |row| row.get(0)).unwrap();
+        Ok(count)
+    });
+    assert_eq!(results.await.unwrap(), 2);
 }
 
 #[tokio::test]

@@ -25,6 +25,10 @@ use crate::{
 
 /// Most writes in one transaction.
 const MAX_BATCH: usize = 256;
+/// Least that a check writes.
+pub(crate) const TRIAL_BYTES: usize = 512;
+/// Most that a check writes, however much was not to be written.
+const MAX_TRIAL_BYTES: usize = 32 << 20;
 /// Most bytes in one transaction, and one write more.
 const MAX_BATCH_BYTES: usize = 32 << 20;
 
@@ -49,6 +53,9 @@ pub(crate) struct Writer {
     pub(crate) options: StoreOptions,
     pub(crate) time: StoreTime,
     pub(crate) totals: Totals,
+    /// How much a check has to write: as much as could not be written the last time. A disk that is all but full still
+    /// has room for less.
+    pub(crate) unwritten: usize,
     /// Held until the end.
     pub(crate) _lock: Option<File>,
 }
@@ -132,6 +139,7 @@ impl Writer {
                 // One of them may be at fault: each by itself.
                 Err(_) => self.commit(&[&write]),
             };
+            self.learn(&write, committed.is_ok());
             let answered = committed.map_err(|cause| {
                 let error = cause.while_doing(write.step());
                 tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
@@ -139,6 +147,24 @@ impl Writer {
             });
             // Whoever has gone is not told.
             let _ = answer.send(answered);
+        }
+    }
+
+    /// Learns from a write how much a check has to write.
+    fn learn(&mut self, write: &Write, was_written: bool) {
+        let bytes = match write {
+            Write::Check => {
+                if let Err(error) = rows::end_trial(&self.connection) {
+                    tracing::debug!(%error, "a trial stays until the next one");
+                }
+                self.unwritten
+            }
+            other => other.bytes(),
+        };
+        if !was_written {
+            self.unwritten = self.unwritten.max(bytes.min(MAX_TRIAL_BYTES));
+        } else if bytes >= self.unwritten {
+            self.unwritten = TRIAL_BYTES;
         }
     }
 
@@ -164,7 +190,7 @@ impl Writer {
                     Write::Forget(id) => rows::forget(&transaction, id)?,
                     Write::Delivered(id) => rows::delivered(&transaction, id)?,
                     Write::Refused(id, reason) => rows::refused(&transaction, id, reason)?,
-                    Write::Check => rows::check(&transaction)?,
+                    Write::Check => rows::begin_trial(&transaction, self.unwritten)?,
                 });
             }
             transaction.commit()?;
@@ -173,7 +199,7 @@ impl Writer {
         let effect = committed().map_err(Cause::new)?;
         self.totals.ended = ended;
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
-        self.note(effect);
+        self.note(&effect);
         for write in writes {
             if let Write::Accept(execution, _) = write {
                 // Once more: an older execution of this id may have gone, and have taken the mark along.
@@ -184,7 +210,7 @@ impl Writer {
     }
 
     /// Brings what is counted in memory up to date with what was committed.
-    pub(crate) fn note(&mut self, effect: Effect) {
+    pub(crate) fn note(&mut self, effect: &Effect) {
         self.totals.bytes += effect.bytes;
         self.totals.waiting += effect.waiting;
         let waiting = u64::try_from(self.totals.waiting).unwrap_or(0);

@@ -125,6 +125,13 @@ pub(crate) fn entries(
 /// What a directory says about one name in it.
 pub(crate) use rustix::fs::DirEntry as Entry;
 
+/// The name of an entry, for a system call.
+pub(crate) fn as_path(entry: &Entry) -> &Path {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
+    Path::new(OsStr::from_bytes(entry.file_name().to_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::symlink};

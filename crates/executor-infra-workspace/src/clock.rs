@@ -72,7 +72,7 @@ impl FileClock {
     /// A kernel with multigrain timestamps (its `Documentation/filesystems/multigrain-ts.rst`) gives a file a stamp
     /// that differs from its last one if somebody has looked at that, and no file a stamp from before one that was given
     /// to another. So the first renewal is not earlier than any change until now, and the second one is later.
-    fn now(&self) -> Result<FileTime> {
+    pub(crate) fn now(&self) -> Result<FileTime> {
         self.renew()?;
         self.renew()
     }

@@ -10,13 +10,18 @@
 mod beneath;
 mod clock;
 mod error;
+mod files;
 mod media_type;
 mod metadata;
 mod names;
+mod quota;
 mod remove;
 mod scan;
+mod seen;
 mod sessions;
+mod state;
 mod temporary;
+mod usage;
 
 pub use scan::ScanLimits;
 pub use sessions::{Owner, SessionWorkspaces, WorkspaceOptions};

@@ -27,6 +27,13 @@ pub(crate) fn media_type(path: &str, head: &[u8], whole: bool) -> String {
     found.to_owned()
 }
 
+/// The media type that a name promises, where nobody looks at the content.
+pub(crate) fn by_name(path: &str) -> &'static str {
+    mime_guess::from_path(path)
+        .first_raw()
+        .unwrap_or("application/octet-stream")
+}
+
 /// Whether bytes are UTF-8 without NUL; the last character may be cut off where the file goes on.
 fn is_text(head: &[u8], whole: bool) -> bool {
     let complete = match str::from_utf8(head) {

@@ -48,6 +48,35 @@ impl Metadata {
     }
 }
 
+impl Metadata {
+    /// Tells this state of this file from every other one, as far as the file system's time stamps do: since Linux
+    /// 6.13, two changes that somebody looked in between at have different ones.
+    pub(crate) fn etag(&self) -> String {
+        let FileTime(changed) = self.changed;
+        format!("{:x}-{:x}-{changed:x}", self.identity.1, self.size)
+    }
+}
+
+#[cfg(test)]
+impl Metadata {
+    /// A file with one name.
+    pub(crate) fn example(
+        kind: FileType,
+        identity: (u64, u64),
+        size: u64,
+        changed: FileTime,
+    ) -> Self {
+        Self {
+            kind,
+            identity,
+            links: 1,
+            size,
+            changed,
+            modified: changed,
+        }
+    }
+}
+
 impl From<Stat> for Metadata {
     // One platform's i64 is the next one's u32; each conversion is useless or infallible somewhere.
     #[allow(

@@ -5,6 +5,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
 };
 
+use executor_domain::is_deceptive;
 use rustix::io::Errno;
 
 /// Longest text for one path in a note, in characters. The guest chose it; the note is for a person.
@@ -27,12 +28,6 @@ pub(crate) fn as_text(name: &[u8]) -> Result<&str, &'static str> {
         return Err("its name has control characters");
     }
     Ok(text)
-}
-
-/// Whether a character moves the cursor, ends a line or reorders text: what could forge a log line or hide an extension.
-fn is_deceptive(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Any path, for a person: one line, unambiguous, of bounded length.

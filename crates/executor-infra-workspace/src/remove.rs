@@ -26,7 +26,7 @@ pub(crate) fn remove_tree(parent: impl AsFd, name: &Path) -> Result<()> {
     let mut moved = Moved::new();
     for _ in 0..PASSES {
         for entry in beneath::entries(top.as_fd())? {
-            remove_entry(top.as_fd(), as_path(&entry?), &mut moved)?;
+            remove_entry(top.as_fd(), beneath::as_path(&entry?), &mut moved)?;
         }
         while let Some(name) = moved.next_to_empty() {
             remove_entry(top.as_fd(), Path::new(&name), &mut moved)?;
@@ -60,7 +60,7 @@ fn remove_entry(top: BorrowedFd<'_>, name: &Path, moved: &mut Moved) -> Result<(
     };
     for entry in beneath::entries(directory.as_fd())? {
         let entry = entry?;
-        let child = as_path(&entry);
+        let child = beneath::as_path(&entry);
         if !unlink(directory.as_fd(), child)? {
             moved.take_up(directory.as_fd(), child, top)?;
         }
@@ -80,12 +80,6 @@ fn unlink(directory: BorrowedFd<'_>, name: &Path) -> Result<bool> {
         },
         Err(other) => Err(other),
     }
-}
-
-fn as_path(entry: &beneath::Entry) -> &Path {
-    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
-
-    Path::new(OsStr::from_bytes(entry.file_name().to_bytes()))
 }
 
 /// Directories that were moved to the top and are yet to be emptied: a range of numbers, whatever their count.

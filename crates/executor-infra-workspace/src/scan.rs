@@ -22,6 +22,7 @@ use crate::{
     media_type::{HEAD_BYTES, media_type},
     metadata::{FileTime, Metadata},
     names,
+    seen::Recent,
 };
 
 /// What one scan may cost, whatever a guest has made. What is beyond is left out and said so.
@@ -72,7 +73,11 @@ const CHANGED_MEANWHILE: &str = "changed while it was read";
 
 /// Whether a glance shows that nothing changed: a handful of entries, no directory among them. It costs a few
 /// microseconds, less than to hand a scan to another thread, and is what most runs leave behind.
-pub(crate) fn is_plainly_unchanged(workspace: BorrowedFd<'_>, since: FileTime) -> bool {
+pub(crate) fn is_plainly_unchanged(
+    workspace: BorrowedFd<'_>,
+    since: FileTime,
+    recent: &Recent,
+) -> bool {
     const HANDFUL: usize = 16;
     let Ok(mut entries) = beneath::entries(workspace) else {
         return false;
@@ -81,7 +86,9 @@ pub(crate) fn is_plainly_unchanged(workspace: BorrowedFd<'_>, since: FileTime) -
         names::is_excluded(entry.file_name().to_bytes())
             || statat(workspace, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
                 .map(Metadata::from)
-                .is_ok_and(|found| found.kind != FileType::Directory && found.changed < since)
+                .is_ok_and(|found| {
+                    found.kind != FileType::Directory && !recent.is_changed(&found, since)
+                })
     };
     entries
         .by_ref()
@@ -90,7 +97,8 @@ pub(crate) fn is_plainly_unchanged(workspace: BorrowedFd<'_>, since: FileTime) -
         && entries.next().is_none()
 }
 
-/// Regular files below `workspace` whose content or attributes changed at or after `since`, by path.
+/// Regular files below `workspace` whose content or attributes changed at or after `since`, by path. Takes note of all of
+/// them in `recent`.
 ///
 /// Blocks, for `limits.time` and the one read or system call that is under way then. Never fails for what a guest has
 /// done: what cannot be read is among what was skipped.
@@ -98,12 +106,13 @@ pub(crate) fn changes(
     workspace: BorrowedFd<'_>,
     since: FileTime,
     limits: &ScanLimits,
+    recent: &mut Recent,
 ) -> Artifacts {
     if matches!(beneath::entries(workspace), Err(Errno::ACCESS)) {
         // The guest shut its own workspace, and we are the same user. Where this fails, so does the walk, and says why.
         let _ = fchmod(workspace, Mode::RWXU);
     }
-    let mut scan = Scan::new(workspace, since, limits);
+    let mut scan = Scan::new(workspace, since, limits, recent);
     if let Err(why) = scan.walk() {
         scan.skipped
             .note(format!("the rest of the workspace: {why}"));
@@ -127,6 +136,7 @@ type Reason = String;
 struct Scan<'a> {
     workspace: BorrowedFd<'a>,
     since: FileTime,
+    recent: &'a mut Recent,
     limits: &'a ScanLimits,
     started: Instant,
     /// Directories to walk, the next one last; the empty path is the workspace.
@@ -143,10 +153,16 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn new(workspace: BorrowedFd<'a>, since: FileTime, limits: &'a ScanLimits) -> Self {
+    fn new(
+        workspace: BorrowedFd<'a>,
+        since: FileTime,
+        limits: &'a ScanLimits,
+        recent: &'a mut Recent,
+    ) -> Self {
         Self {
             workspace,
             since,
+            recent,
             limits,
             started: Instant::now(),
             pending: vec![String::new()],
@@ -220,13 +236,16 @@ impl<'a> Scan<'a> {
         let regular = match metadata {
             None => None,
             Some(metadata) if metadata.kind == FileType::Directory => None,
-            Some(metadata) if metadata.changed < self.since => return,
+            Some(metadata) if !self.recent.is_changed(&metadata, self.since) => return,
             Some(metadata) if metadata.kind != FileType::RegularFile => {
                 self.skipped.path(&shown(), kind_in_words(metadata.kind));
                 return;
             }
             Some(metadata) => Some(metadata),
         };
+        if let Some(metadata) = regular {
+            self.recent.note(&metadata);
+        }
         if let Some(metadata) = regular
             && metadata.links > 1
         {
@@ -455,8 +474,8 @@ mod tests {
         let workspace = File::open(place.path()).unwrap();
         let (answer, answered) = mpsc::channel();
         std::thread::spawn(move || {
-            let limits = ScanLimits::default();
-            let scan = Scan::new(workspace.as_fd(), found.changed, &limits);
+            let (limits, mut recent) = (ScanLimits::default(), Recent::default());
+            let scan = Scan::new(workspace.as_fd(), found.changed, &limits, &mut recent);
             let read = scan.read_file("name", &found, u64::MAX, &mut [0; 16]);
             answer.send(read).unwrap();
         });
@@ -500,8 +519,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("file"), "12345").unwrap();
         let workspace = File::open(place.path()).unwrap();
-        let limits = ScanLimits::default();
-        let scan = Scan::new(workspace.as_fd(), FileTime::new(0, 0), &limits);
+        let (limits, mut recent) = (ScanLimits::default(), Recent::default());
+        let scan = Scan::new(workspace.as_fd(), FileTime::new(0, 0), &limits, &mut recent);
         let digest = |size| {
             let file = File::open(place.path().join("file")).unwrap();
             scan.digest(&file, size, &mut [0; 2])
@@ -514,8 +533,8 @@ mod tests {
     fn paths_yet_to_be_walked_take_little_memory() {
         let place = tempfile::tempdir().unwrap();
         let workspace = File::open(place.path()).unwrap();
-        let limits = ScanLimits::default();
-        let mut scan = Scan::new(workspace.as_fd(), FileTime::new(0, 0), &limits);
+        let (limits, mut recent) = (ScanLimits::default(), Recent::default());
+        let mut scan = Scan::new(workspace.as_fd(), FileTime::new(0, 0), &limits, &mut recent);
         for number in 0..MAX_PENDING_BYTES / 1_000 + 2 {
             scan.plan_to_walk(format!("{number:01000}"));
         }

@@ -8,14 +8,14 @@ use std::{
         unix::fs::PermissionsExt,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
-use executor_application::{Workspace, WorkspaceError, Workspaces};
+use executor_application::{Overflow, Wall, Workspace, WorkspaceError, Workspaces};
 use executor_domain::{Artifacts, SessionId};
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, openat, unlinkat},
+    fs::{AtFlags, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat},
     io::Errno,
     process::geteuid,
 };
@@ -24,14 +24,25 @@ use crate::{
     beneath,
     clock::{FileClock, Mark},
     error::{failed, foreign_owner},
-    names, scan,
+    names,
+    quota::{Accounts, Watch},
+    scan,
     scan::ScanLimits,
+    seen::Seen,
+    state::{InUse, State, TryUse, give_to},
     temporary::TemporaryDirectory,
+    usage::Allowance,
 };
 
 const OPEN_ROOT: &str = "open the workspace root";
+const MAKE: &str = "create a file in the workspace root";
 const READ_CLOCK: &str = "read the file system's clock";
 const OPEN_SESSION: &str = "open a session's workspace";
+const CREATE_SESSION: &str = "create a session's workspace";
+const USE_SESSION: &str = "note that a session is used";
+
+/// Files and directories of a session, unless somebody says otherwise: what a scan looks at.
+const MAX_FILES: u64 = 100_000;
 
 /// The user and group that guests run as on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +54,7 @@ pub struct Owner {
 }
 
 /// What is configurable about workspaces.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct WorkspaceOptions {
     /// Who owns workspaces. `None`: the daemon's own user, which guests then run as too. Anybody else needs a daemon
     /// that may give files away (root, or `CAP_CHOWN`).
@@ -52,12 +63,26 @@ pub struct WorkspaceOptions {
     pub single: bool,
     /// What one scan for changed files may cost.
     pub scan: ScanLimits,
+    /// How many files and directories a session may have, links and all.
+    pub max_files: u64,
+}
+
+impl Default for WorkspaceOptions {
+    /// Owned by the daemon's own user; a directory for each session, of at most 100,000 files.
+    fn default() -> Self {
+        Self {
+            owner: None,
+            single: false,
+            scan: ScanLimits::default(),
+            max_files: MAX_FILES,
+        }
+    }
 }
 
 /// Session directories below one root. Each is readable by the guests' user alone.
 #[derive(Debug)]
 pub struct SessionWorkspaces {
-    root: Arc<Root>,
+    pub(crate) root: Arc<Root>,
 }
 
 impl SessionWorkspaces {
@@ -112,12 +137,18 @@ fn create_missing(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 #[derive(Debug)]
-struct Root {
-    path: PathBuf,
-    directory: Arc<OwnedFd>,
+pub(crate) struct Root {
+    pub(crate) path: PathBuf,
+    pub(crate) directory: Arc<OwnedFd>,
+    pub(crate) state: State,
     clock: FileClock,
-    options: WorkspaceOptions,
-    /// Removed with us.
+    pub(crate) options: WorkspaceOptions,
+    pub(crate) accounts: Arc<Accounts>,
+    pub(crate) seen: Seen,
+    /// Held while something from outside is put into a workspace, or taken out of it: what was looked at is what is
+    /// changed, as far as we have a say in it.
+    pub(crate) commits: Mutex<()>,
+    /// Removed with us; the last one to go.
     _temporary: Option<TemporaryDirectory>,
 }
 
@@ -141,13 +172,17 @@ impl Root {
             give_to(&directory, owner)
                 .map_err(failed("give the workspace to the guests' user", &path))?;
         }
-        let clock = FileClock::new(&directory)
-            .map_err(failed("create a file in the workspace root", &path))?;
+        let state = State::open(directory.as_fd()).map_err(failed(MAKE, &path))?;
+        let clock = FileClock::new(state.staging()).map_err(failed(MAKE, &path))?;
         let root = Arc::new(Self {
             path,
             directory: Arc::new(directory),
+            state,
             clock,
             options,
+            accounts: Arc::default(),
+            seen: Seen::default(),
+            commits: Mutex::default(),
             _temporary: temporary,
         });
         root.try_to_write()?;
@@ -159,7 +194,7 @@ impl Root {
         const STEP: &str = "write to the workspace root";
         let (name, file) = names::create_unused(".sandbox-executor-check", |name| {
             openat(
-                &self.directory,
+                self.state.staging(),
                 name,
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
                 Mode::RUSR | Mode::WUSR,
@@ -172,14 +207,14 @@ impl Root {
             .options
             .owner
             .map_or(Ok(()), |owner| give_to(&file, owner));
-        unlinkat(&self.directory, name.as_str(), AtFlags::empty())
+        unlinkat(self.state.staging(), name.as_str(), AtFlags::empty())
             .map_err(failed(STEP, &self.path))?;
         written.map_err(failed(STEP, &self.path))?;
         given.map_err(failed("give a file to the guests' user", &self.path))
     }
 
     /// Where a session's workspace is.
-    fn path_of(&self, session: &SessionId) -> PathBuf {
+    pub(crate) fn path_of(&self, session: &SessionId) -> PathBuf {
         if self.options.single {
             self.path.clone()
         } else {
@@ -188,7 +223,10 @@ impl Root {
     }
 
     /// Opens a session's directory; `None` where there is none.
-    fn open_existing(&self, session: &SessionId) -> Result<Option<Arc<OwnedFd>>, WorkspaceError> {
+    pub(crate) fn open_existing(
+        &self,
+        session: &SessionId,
+    ) -> Result<Option<Arc<OwnedFd>>, WorkspaceError> {
         if self.options.single {
             return Ok(Some(Arc::clone(&self.directory)));
         }
@@ -199,16 +237,72 @@ impl Root {
         }
     }
 
-    /// Makes a session's directory, unless another run of the session was faster, and opens it.
+    /// Makes a session's directory, unless another run of the session was faster, and opens it. The session must be in
+    /// use.
     fn create(&self, session: &SessionId) -> Result<Arc<OwnedFd>, WorkspaceError> {
-        let fail =
-            |error: Errno| failed("create a session's workspace", &self.path_of(session))(error);
+        let fail = |error: Errno| failed(CREATE_SESSION, &self.path_of(session))(error);
         match mkdirat(&self.directory, session.as_str(), Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => self.accounts.begin(session, &self.directory),
+            Err(Errno::EXIST) => {}
             Err(error) => return Err(fail(error)),
         }
         self.open_existing(session)?
             .ok_or_else(|| fail(Errno::NOENT))
+    }
+
+    /// Uses a session that is there, without waiting for anybody.
+    pub(crate) fn try_use(&self, session: &SessionId) -> Result<TryUse, WorkspaceError> {
+        if self.options.single {
+            return Ok(TryUse::Missing);
+        }
+        self.state
+            .try_use(session.as_str())
+            .map_err(failed(USE_SESSION, &self.path_of(session)))
+    }
+
+    /// Uses a session that is there and has a directory, without waiting for anybody; `None`: it takes longer.
+    fn use_at_once(&self, session: &SessionId) -> Result<Option<Held>, WorkspaceError> {
+        let used = match self.try_use(session)? {
+            TryUse::Used(used) => Some(used),
+            TryUse::Missing if self.options.single => None,
+            TryUse::Missing | TryUse::BeingRemoved => return Ok(None),
+        };
+        Ok(self.open_existing(session)?.map(|directory| Held {
+            directory,
+            _used: used,
+        }))
+    }
+
+    /// Uses a session, and makes it where there is none. Blocks.
+    pub(crate) fn use_or_create(&self, session: &SessionId) -> Result<Held, WorkspaceError> {
+        let used = if self.options.single {
+            None
+        } else {
+            let used = self.state.use_or_create(session.as_str());
+            Some(used.map_err(failed(USE_SESSION, &self.path_of(session)))?)
+        };
+        let directory = match self.open_existing(session)? {
+            Some(directory) => directory,
+            None => self.create(session)?,
+        };
+        Ok(Held {
+            directory,
+            _used: used,
+        })
+    }
+
+    /// Uses a session that is there; `None` where it is not, or is being removed just now. Blocks.
+    pub(crate) fn use_existing(&self, session: &SessionId) -> Result<Option<Held>, WorkspaceError> {
+        if let Some(held) = self.use_at_once(session)? {
+            return Ok(Some(held));
+        }
+        let unrecorded = matches!(self.try_use(session)?, TryUse::Missing)
+            && self.open_existing(session)?.is_some();
+        if unrecorded {
+            // Somebody has put the directory there by hand.
+            return self.use_or_create(session).map(Some);
+        }
+        Ok(None)
     }
 
     /// Makes sure that a directory in the place of a session's is the guests' user's, and only theirs to enter.
@@ -237,17 +331,17 @@ impl Root {
     }
 }
 
-fn give_to(file: impl AsFd, owner: Owner) -> Result<(), Errno> {
-    fchown(
-        file,
-        Some(Uid::from_raw(owner.uid)),
-        Some(Gid::from_raw(owner.gid)),
-    )
+/// A session's directory, and the promise that nobody removes it meanwhile.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) directory: Arc<OwnedFd>,
+    /// `None` where the root is the one workspace, which stays.
+    _used: Option<InUse>,
 }
 
 /// Runs what may wait for the disk where it holds up nobody. When the future is dropped, it is carried to its end
 /// unobserved.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     step: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, WorkspaceError> {
@@ -265,20 +359,18 @@ impl Workspaces for SessionWorkspaces {
     /// work.
     async fn open(&self, session: &SessionId) -> Result<Box<dyn Workspace>, WorkspaceError> {
         let root = &self.root;
-        let directory = if let Some(directory) = root.open_existing(session)? {
-            directory
+        let held = if let Some(held) = root.use_at_once(session)? {
+            held
         } else {
             let (root, session) = (Arc::clone(root), session.clone());
-            blocking("create a session's workspace", move || {
-                root.create(&session)
-            })
-            .await??
+            blocking(CREATE_SESSION, move || root.use_or_create(&session)).await??
         };
         let path = root.path_of(session);
         let opened = root.clock.mark().map_err(failed(READ_CLOCK, &path))?;
         Ok(Box::new(OpenWorkspace {
             path,
-            directory,
+            session: session.clone(),
+            held,
             opened,
             root: Arc::clone(root),
         }))
@@ -292,11 +384,22 @@ impl Workspaces for SessionWorkspaces {
     fn root(&self) -> &Path {
         &self.root.path
     }
+
+    fn quota(&self) -> Wall {
+        Wall::on(
+            "workspace_quota",
+            format!(
+                "bytes, and {} files, are counted while a run writes; a run that goes beyond is ended",
+                self.root.options.max_files
+            ),
+        )
+    }
 }
 
 struct OpenWorkspace {
     path: PathBuf,
-    directory: Arc<OwnedFd>,
+    session: SessionId,
+    held: Held,
     opened: Mark,
     root: Arc<Root>,
 }
@@ -309,19 +412,36 @@ impl Workspace for OpenWorkspace {
 
     /// When the future is dropped, a scan that has begun ends by itself, within its limits.
     async fn changes(&self) -> Result<Artifacts, WorkspaceError> {
-        let since = self
-            .root
+        let root = &self.root;
+        let since = root
             .clock
             .since(&self.opened)
             .map_err(failed(READ_CLOCK, &self.path))?;
-        if scan::is_plainly_unchanged(self.directory.as_fd(), since) {
+        let mut recent = root.seen.of(&self.session);
+        if scan::is_plainly_unchanged(self.held.directory.as_fd(), since, &recent) {
             return Ok(Artifacts::default());
         }
-        let directory = Arc::clone(&self.directory);
-        let limits = self.root.options.scan;
+        let directory = Arc::clone(&self.held.directory);
+        let (root, session) = (Arc::clone(root), self.session.clone());
+        let path = self.path.clone();
         blocking("scan a workspace", move || {
-            scan::changes(directory.as_fd(), since, &limits)
+            let found = scan::changes(directory.as_fd(), since, &root.options.scan, &mut recent);
+            let now = root.clock.now().map_err(failed(READ_CLOCK, &path))?;
+            root.seen.remember(&session, recent, now);
+            Ok(found)
         })
-        .await
+        .await?
+    }
+
+    /// As late as a few hundredths of a second, on a machine that is not overloaded. When the future is dropped, a walk
+    /// that has begun ends by itself.
+    async fn overflows(&self, max_bytes: u64) -> Option<Overflow> {
+        let watch = Watch {
+            accounts: Arc::clone(&self.root.accounts),
+            session: self.session.clone(),
+            workspace: Arc::clone(&self.held.directory),
+            allowance: Allowance::new(max_bytes, self.root.options.max_files),
+        };
+        Some(watch.overflows().await)
     }
 }

@@ -3,30 +3,37 @@
 use std::{
     fs::{self, Permissions},
     os::{
-        fd::OwnedFd,
-        unix::fs::{DirBuilderExt, PermissionsExt},
+        fd::{AsFd, OwnedFd},
+        unix::fs::PermissionsExt,
     },
     path::{Path, PathBuf},
 };
 
 use executor_application::WorkspaceError;
 use rustix::{
-    fs::{Mode, OFlags, open},
+    fs::{FlockOperation, Mode, OFlags, flock, fstat, mkdirat, open},
     io::Errno,
+    process::geteuid,
 };
 
-use crate::{error::failed, names, remove::remove_tree};
+use crate::{beneath, error::failed, names, remove::remove_tree};
 
 /// Where temporary workspaces go, in this order. Not `TMPDIR`: it may be private to the daemon's user, and the guest's
 /// user has to pass through.
 const PLACES: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// A directory of ours in a place for temporary files; removed with everything in it when the value is dropped. That
-/// blocks for as long as it takes, and is not done when the process is killed.
+/// What the names of temporary directories begin with.
+const PREFIX: &str = "sandbox-executor";
+
+/// A directory of ours in a place for temporary files; removed with everything in it when the value is dropped, which
+/// blocks for as long as it takes. What a process leaves behind that is killed, the next one that makes a temporary
+/// directory removes: as long as somebody uses one, it is locked (flock(2)).
 #[derive(Debug)]
 pub(crate) struct TemporaryDirectory {
     parent: OwnedFd,
     path: PathBuf,
+    /// Holds the lock.
+    _locked: OwnedFd,
 }
 
 impl TemporaryDirectory {
@@ -44,18 +51,24 @@ impl TemporaryDirectory {
             Mode::empty(),
         )
         .map_err(failed(STEP, place))?;
+        remove_abandoned(&parent);
         // mkdir(2) makes a new directory or fails: in a place that everybody may write to, nobody can have prepared it,
         // and the sticky bit keeps it ours.
-        let (name, ()) = names::create_unused("sandbox-executor", |name| {
-            fs::DirBuilder::new()
-                .mode(0o700)
-                .create(place.join(name))
-                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        let (name, locked) = names::create_unused(PREFIX, |name| {
+            mkdirat(&parent, name, Mode::RWXU)?;
+            let directory = beneath::open_directory(&parent, Path::new(name))?;
+            flock(&directory, FlockOperation::LockShared)?;
+            // A process that started at the same time may have taken it for an abandoned one before it was locked.
+            match beneath::open_directory(&parent, Path::new(name)) {
+                Err(Errno::NOENT) => Err(Errno::EXIST),
+                other => other.map(|_| directory),
+            }
         })
         .map_err(failed(STEP, place))?;
         let directory = Self {
             parent,
             path: place.join(name),
+            _locked: locked,
         };
         // Apart, because the umask takes away from what mkdir is asked for.
         fs::set_permissions(&directory.path, Permissions::from_mode(mode))
@@ -65,6 +78,33 @@ impl TemporaryDirectory {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Removes the temporary directories of processes of our user that are gone.
+fn remove_abandoned(place: &OwnedFd) {
+    let Ok(entries) = beneath::entries(place.as_fd()) else {
+        return;
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let is_ours = entry
+            .file_name()
+            .to_bytes()
+            .strip_prefix(PREFIX.as_bytes())
+            .and_then(|rest| rest.strip_prefix(b"-"))
+            .is_some_and(|rest| rest.len() == 16 && rest.iter().all(u8::is_ascii_hexdigit));
+        if !is_ours {
+            continue;
+        }
+        let name = beneath::as_path(&entry);
+        let Ok(directory) = beneath::open_directory(place, name) else {
+            continue;
+        };
+        let abandoned = fstat(&directory).is_ok_and(|found| found.st_uid == geteuid().as_raw())
+            && flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if abandoned && let Err(error) = remove_tree(place, name) {
+            tracing::debug!(%error, "an abandoned temporary workspace could not be removed");
+        }
     }
 }
 

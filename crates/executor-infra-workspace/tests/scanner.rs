@@ -15,7 +15,6 @@ use std::{
         fs::{PermissionsExt, symlink},
         net::UnixListener,
     },
-    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
@@ -24,7 +23,7 @@ use std::{
 use executor_application::Workspace;
 use executor_domain::{ArtifactKind, Artifacts};
 use executor_infra_workspace::ScanLimits;
-use support::{Place, is_root};
+use support::{Place, is_root, swap};
 
 /// `printf hello | sha256sum`
 const HELLO: &str = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
@@ -92,7 +91,7 @@ async fn only_what_this_run_changed_is_reported() {
         fs::write(first.path().join(name), "12345").unwrap();
     }
     assert_eq!(scan(&*first).await.files.len(), 5);
-    place.next_tick();
+    place.well_after();
 
     let second = place.run().await;
     let at = |name: &str| second.path().join(name);
@@ -112,7 +111,7 @@ async fn only_what_this_run_changed_is_reported() {
     assert_eq!(found.files[0].created_at.unix_micros(), 0);
     assert_eq!(found.skipped, [""; 0]);
 
-    place.next_tick();
+    place.well_after();
     assert_eq!(scan(&*place.run().await).await, Artifacts::default());
 }
 
@@ -127,7 +126,7 @@ async fn one_changed_file_is_found_among_ten_thousand() {
             fs::write(directory.join(format!("f{file}")), "x").unwrap();
         }
     }
-    place.next_tick();
+    place.well_after();
     let run = place.run().await;
     assert_eq!(scan(&*run).await, Artifacts::default());
     fs::write(run.path().join("d57/f42"), "hello").unwrap();
@@ -146,11 +145,11 @@ async fn no_change_is_overlooked_at_a_glance() {
     // From one entry, a directory, to more than are looked at without a walk.
     for (count, name) in names.iter().enumerate() {
         fs::write(run.path().join(name), "12345").unwrap();
-        place.next_tick();
+        place.well_after();
         let run = place.run().await;
         assert_eq!(scan(&*run).await, Artifacts::default());
         for changed in [0, count / 2, count] {
-            place.next_tick();
+            place.well_after();
             let run = place.run().await;
             fs::write(run.path().join(&names[changed]), "hello").unwrap();
             let found = scan(&*run).await;
@@ -495,18 +494,4 @@ async fn swapping_files_and_links_during_scans_gives_away_nothing() {
         assert_ne!(file.checksum, SECRET, "{file:?}");
         assert_eq!(file.checksum, HELLO, "{file:?}");
     }
-}
-
-/// Replaces `file` and `directory` by links to their namesakes outside, and by themselves again.
-fn swap(workspace: &Path, outside: &Path) {
-    let at = |name: &str| workspace.join(name);
-    symlink(outside.join("file"), at(".link")).unwrap();
-    fs::rename(at(".link"), at("file")).unwrap();
-    fs::write(at(".file"), "hello").unwrap();
-    fs::rename(at(".file"), at("file")).unwrap();
-
-    fs::rename(at("directory"), at(".directory")).unwrap();
-    symlink(outside, at("directory")).unwrap();
-    fs::remove_file(at("directory")).unwrap();
-    fs::rename(at(".directory"), at("directory")).unwrap();
 }

@@ -1,5 +1,7 @@
 //! What a client may read of an error: one table.
 
+mod files;
+
 use std::{borrow::Cow, error::Error, sync::Arc, time::Duration};
 
 use axum::{
@@ -10,6 +12,7 @@ use executor_application::{ExecuteError, RunFailure, SandboxError, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+pub(crate) use self::files::FilesProblem;
 use crate::{
     problems::Problems, request, request_id::RequestId, response::json, routes::executions,
 };
@@ -64,6 +67,8 @@ pub(crate) enum ApiError {
     SandboxUnavailable(Cause),
     /// There is no room for results.
     StoreFull(Cause),
+    /// It is about a session and its files.
+    Files(FilesProblem),
     /// We failed.
     Internal(Cause),
 }
@@ -191,6 +196,7 @@ impl ApiError {
                 "The executor cannot run code now",
                 "Send the request again after the time in the Retry-After header, or to another instance",
             ),
+            Self::Files(problem) => problem.row(),
             Self::Internal(_) => Row::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Executor.InternalError",
@@ -238,6 +244,7 @@ impl ApiError {
             Self::Draining => "the executor is shutting down".into(),
             Self::SandboxUnavailable(_) => "a sandbox cannot be started".into(),
             Self::StoreFull(_) => "there is no room for results".into(),
+            Self::Files(problem) => problem.detail(),
             Self::Internal(_) => "the cause is in the executor's log under the request_id".into(),
         }
     }
@@ -259,6 +266,7 @@ impl ApiError {
             Self::SandboxUnavailable(cause) | Self::StoreFull(cause) | Self::Internal(cause) => {
                 Some(cause.as_ref())
             }
+            Self::Files(problem) => problem.cause(),
             _ => None,
         }
     }
@@ -283,6 +291,9 @@ impl ApiError {
         }
         if matches!(self, Self::Unauthorized) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Self::Files(problem) = self {
+            problem.add_headers(headers);
         }
         if matches!(self, Self::BodyTooLarge { .. } | Self::BodyTimeout { .. }) {
             // What is left of the body is not waited for, so no other request can follow it.

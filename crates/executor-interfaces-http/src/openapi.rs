@@ -12,7 +12,7 @@ use utoipa::PartialSchema;
 
 use crate::{error::ErrorDto, request, routes};
 
-pub(crate) use refusals::{Fails, Finds, Guarded, Lists, Submits};
+pub(crate) use refusals::{Fails, Finds, Guarded, Lists, Sessions, Submits, Uploads};
 
 /// What the API is, for its readers.
 const ABOUT: &str = "Runs untrusted Python, JavaScript and shell code in sandboxes.\n\n\

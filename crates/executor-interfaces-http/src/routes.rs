@@ -3,9 +3,11 @@
 mod description;
 mod execute;
 pub(crate) mod executions;
+mod files;
 mod health;
 mod info;
 mod metrics;
+mod sessions;
 
 use axum::Router;
 use utoipa::openapi::OpenApi;
@@ -21,6 +23,7 @@ fn described() -> OpenApiRouter<ApiState> {
         .routes(routes!(executions::list))
         .routes(routes!(executions::find, executions::cancel))
         .routes(routes!(executions::follow))
+        .merge(sessions::routes())
         .routes(routes!(health::health))
         .routes(routes!(health::livez))
         .routes(routes!(info::info))

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use executor_application::{CheckHealth, ExecuteCode};
+use executor_application::{CheckHealth, ExecuteCode, ManageSessions};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -52,6 +52,7 @@ impl Default for ApiOptions {
 #[derive(Clone)]
 pub struct ApiState {
     shared: Arc<Shared>,
+    sessions: Option<Arc<ManageSessions>>,
 }
 
 struct Shared {
@@ -82,7 +83,21 @@ impl ApiState {
                 options,
                 started: Instant::now(),
             }),
+            sessions: None,
         }
+    }
+
+    /// The same with sessions to look after. Without, there are no routes for them.
+    #[must_use]
+    pub fn with_sessions(self, sessions: Arc<ManageSessions>) -> Self {
+        Self {
+            sessions: Some(sessions),
+            ..self
+        }
+    }
+
+    pub(crate) fn sessions(&self) -> Option<&ManageSessions> {
+        self.sessions.as_deref()
     }
 
     pub(crate) fn executor(&self) -> &ExecuteCode {

@@ -15,10 +15,14 @@ use tokio::{
 /// Bytes of leftover request that are thrown away at a time.
 const SCRATCH_BYTES: usize = 8 << 10;
 
+/// Bytes that a peer has to take of an answer within the write timeout.
+const PROGRESS_BYTES: usize = 1 << 20;
+
 /// A connection that bounds what its peer can cost:
 ///
-/// - a peer that does not take its answer in time is dropped (the time runs from the first write that has to wait until
-///   everything is flushed),
+/// - a peer that does not take its answer in time is dropped. The time runs from the first write that has to wait until
+///   everything is flushed, and begins anew with every [`PROGRESS_BYTES`]: a large file may take its time, as long as it
+///   moves;
 /// - on shutdown, what the peer still sends is thrown away for a while. Closing a socket with unread bytes resets the
 ///   connection, and the reset can destroy an answer that the peer has not read yet: a refusal of a body that is still
 ///   on its way would be lost (RFC 9112, section 9.6).
@@ -30,6 +34,8 @@ pub(crate) struct BoundedStream<S> {
     linger: Duration,
     /// Since a write has to wait.
     writing: Option<Pin<Box<Sleep>>>,
+    /// Bytes that were taken since then.
+    taken: usize,
     /// Since our side is shut down.
     lingering: Option<Pin<Box<Sleep>>>,
 }
@@ -41,8 +47,27 @@ impl<S> BoundedStream<S> {
             write_timeout,
             linger,
             writing: None,
+            taken: 0,
             lingering: None,
         }
+    }
+
+    /// Counts what a write came to.
+    fn note(&mut self, wrote: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = wrote
+            && self.writing.is_some()
+        {
+            self.taken += bytes;
+            if self.taken >= PROGRESS_BYTES {
+                self.forget();
+            }
+        }
+    }
+
+    /// The peer has its time again.
+    fn forget(&mut self) {
+        self.writing = None;
+        self.taken = 0;
     }
 
     /// Passes on what a write came to, unless it has to wait for too long already.
@@ -78,6 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.note(&wrote);
         self.within_time(cx, wrote)
     }
 
@@ -87,6 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.note(&wrote);
         self.within_time(cx, wrote)
     }
 
@@ -97,7 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(cx);
         if flushed.is_ready() {
-            self.writing = None;
+            self.forget();
         }
         self.within_time(cx, flushed)
     }
@@ -169,6 +196,23 @@ mod tests {
             () = trickle => unreachable!(),
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_answer_may_take_its_time_as_long_as_it_moves() {
+        const ANSWER: usize = 4 * PROGRESS_BYTES;
+        let (mut ours, mut theirs) = pair(PROGRESS_BYTES / 4);
+        let started = Instant::now();
+        let slow_reader = async {
+            let mut taken = vec![0; PROGRESS_BYTES / 2];
+            for _ in 0..ANSWER / taken.len() {
+                sleep(WRITE_TIMEOUT / 3).await;
+                theirs.read_exact(&mut taken).await.unwrap();
+            }
+        };
+        let answer = async { ours.write_all(&vec![0; ANSWER]).await.unwrap() };
+        in_time(async { tokio::join!(slow_reader, answer) }).await;
+        assert!(started.elapsed() > 2 * WRITE_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]

@@ -69,13 +69,16 @@ pub(crate) async fn serve(config: &Config, traces: Option<Arc<dyn Traces>>) -> E
         }
     };
     let descriptors = raise_descriptor_limit();
-    let api = adapters.api(config, lasting.executor.clone());
+    let sessions = adapters.manage_sessions(config, lasting.executor.clone());
+    let api = adapters.api(config, lasting.executor.clone(), Arc::clone(&sessions));
     let reports = control_plane.map(|control_plane| {
         let mut reports = adapters.reports(config, control_plane, &lasting);
         reports.announce(address.port());
         reports
     });
     announce(address, lasting.executor.sandbox());
+    // Removing a session survives being broken off at any point.
+    let cleaning = tokio::spawn(async move { sessions.keep_clean().await });
     service_manager::ready();
     let daemon = Daemon {
         listener,
@@ -85,7 +88,9 @@ pub(crate) async fn serve(config: &Config, traces: Option<Arc<dyn Traces>>) -> E
         options: server_options(config, descriptors),
         grace: config.shutdown_grace,
     };
-    daemon.run(stops).await
+    let exit = daemon.run(stops).await;
+    cleaning.abort();
+    exit
 }
 
 /// Raises the limit of open descriptors as far as we may: every connection takes one, every run ten. Guests get a limit

@@ -8,6 +8,7 @@
 )]
 
 mod faults;
+mod lasting;
 mod plane;
 mod reference;
 mod reports;

@@ -234,22 +234,3 @@ fn what_one_run_takes_another_does_not_miss() {
     });
     assert_eq!(outcome.ending, Ending::Cancelled);
 }
-
-#[test]
-fn a_workspace_is_bounded() {
-    let workspace = Workspace::new();
-    let job = guest!(python "fill_workspace").script(&workspace);
-    let outcome = run(with_limits(
-        |wish| {
-            wish.max_file_size_mb = Some(1);
-            wish.max_workspace_mb = Some(2);
-        },
-        job,
-    ));
-    let fourth = if gap("workspace_quota", "workspace") {
-        "ok"
-    } else {
-        "ENOSPC|EDQUOT"
-    };
-    expect(&outcome, &[(fourth, &["the fourth MiB"])]);
-}

@@ -46,7 +46,8 @@ impl Events {
                     let data = serde_json::from_str(&field("data:").unwrap()).unwrap();
                     (name, field("id:").unwrap(), data)
                 });
-                self.text = rest.to_owned();
+                let rest = rest.to_owned();
+                self.text = rest;
                 if parsed.is_some() {
                     return parsed;
                 }
@@ -59,7 +60,7 @@ impl Events {
 
     async fn until(&mut self, name: &str) -> (String, Value) {
         loop {
-            let (found, id, data) = self.next().await.expect("the stream ends too early");
+            let (found, id, data) = self.next().await.unwrap();
             if found == name {
                 return (id, data);
             }

@@ -4,6 +4,7 @@
 
 mod examples;
 mod executions;
+mod files;
 mod killed;
 mod observe;
 mod operation;

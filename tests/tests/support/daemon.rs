@@ -13,7 +13,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use reqwest::{Body, Client, RequestBuilder, StatusCode, header::HeaderMap};
+use reqwest::{Body, Client, Method, RequestBuilder, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 
 use super::{alive, eventually, executable};
@@ -181,6 +181,11 @@ impl Daemon {
     /// `host:port`.
     pub(crate) fn address(&self) -> &str {
         self.url.strip_prefix("http://").unwrap()
+    }
+
+    /// Any request, yet to be sent.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url))
     }
 
     /// A request to this path, yet to be sent.

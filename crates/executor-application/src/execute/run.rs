@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{ExecuteCommand, RunFailure, Shared, lost, nothing_known};
+use super::{ExecuteCommand, RunFailure, Shared, lost, nothing_known, quota};
 use crate::{
     EndedRun, Fingerprint, Job, Listener,
     admission::{Place, Slot},
@@ -217,7 +217,8 @@ impl Run {
             listener: Listener::new(Arc::clone(&self.transcript) as _),
         };
         let handed_over = Instant::now();
-        let outcome = self.shared.sandbox.run(job, self.cancel.clone()).await?;
+        let sandbox = &*self.shared.sandbox;
+        let outcome = quota::run_within(sandbox, &*workspace, job, self.cancel.clone()).await?;
         self.times.sandboxed = Some(handed_over.elapsed());
         self.shared.note_duration(outcome.usage.wall_time);
         let artifacts = workspace.changes().await?;
@@ -268,10 +269,16 @@ impl Run {
             Ok(()) => {
                 tracing::info!(status = self.execution.status().as_str(), "execution ended");
             }
-            Err(error) => tracing::error!(
-                error = error as &dyn std::error::Error,
-                "a result could not be kept"
-            ),
+            Err(error) => {
+                tracing::error!(
+                    error = error as &dyn std::error::Error,
+                    "a result could not be kept"
+                );
+                if remains == Remains::Result {
+                    // Its caller is about to hear of it, and may try again.
+                    self.forget().await;
+                }
+            }
         }
         Ok(kept?)
     }

@@ -370,6 +370,7 @@ async fn the_workspace_is_opened_before_the_run_and_scanned_after_it() {
             .expect_changes()
             .times(1)
             .return_once(move || Ok(found));
+        workspace.expect_overflows().return_const(None);
         Ok(Box::new(workspace))
     });
     let executor = ExecuteCode::new(
@@ -480,11 +481,16 @@ async fn events_come_while_the_guest_writes_and_can_be_read_again_from_anywhere(
         })
     );
     assert!(live.execution().outcome().is_none(), "it still runs");
-    let live = read(live).await;
     assert_eq!(
-        words(&live),
-        ["Stderr two", "Stdout three", "ended completed"]
+        live.next().await,
+        Some(ExecutionEvent::Output {
+            stream: OutputStream::Stderr,
+            bytes: b"two\n".to_vec()
+        })
     );
+    assert!(live.execution().outcome().is_none(), "it still runs");
+    let live = read(live).await;
+    assert_eq!(words(&live), ["Stdout three", "ended completed"]);
     drop(submission);
 
     // From any place that a reader had come to, the rest comes again: also once it has ended.
@@ -612,14 +618,26 @@ async fn without_a_record_of_its_acceptance_no_run_goes_on() {
     assert_eq!(executor.active(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_result_that_cannot_be_kept_is_not_answered() {
     let mut store = store();
     store.expect_accept().returning(|_, _| Ok(()));
     store.expect_finish().returning(|_| Err(full()));
+    // Who waited may try again under the same id; who was promised a result keeps an id that has none.
+    let waited = id("e");
+    store.expect_forget().times(1).returning(move |forgotten| {
+        assert_eq!(*forgotten, waited);
+        Ok(())
+    });
     let (executor, _) = on_store(store);
     let answer = executor.execute(command("e", "return 1")).await;
     assert!(is_full(&answer.unwrap_err()));
+    let submission = executor
+        .submit(command("promised", "sleep 1000"))
+        .await
+        .unwrap();
+    submission.keep().await.unwrap();
+    assert!(is_full(&submission.finished().await.unwrap_err()));
 }
 
 #[tokio::test]
@@ -737,7 +755,7 @@ impl Scribe {
 }
 
 impl crate::Telemetry for Scribe {
-    fn execution_ended(&self, ended: &EndedRun<'_>) {
+    fn execution_ended(&self, ended: &crate::EndedRun<'_>) {
         self.note(format!(
             "{} {} waited {:?} sandboxed {:?}",
             ended.language,
@@ -843,10 +861,10 @@ async fn who_counts_is_told_of_what_never_ran_and_of_what_we_failed() {
 #[tokio::test(start_paused = true)]
 async fn levels_are_what_runs_and_waits() {
     let (executor, sandbox) = executor(capacity(2, 3));
-    let submissions: Vec<_> = ["a", "b", "c"]
-        .iter()
-        .map(|id| executor.submit(command(id, "sleep 1000")).await.unwrap())
-        .collect();
+    let mut submissions = Vec::new();
+    for id in ["a", "b", "c"] {
+        submissions.push(executor.submit(command(id, "sleep 1000")).await.unwrap());
+    }
     while sandbox.running() < 2 {
         tokio::task::yield_now().await;
     }
@@ -862,7 +880,7 @@ const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
 
 #[tokio::test]
 async fn an_execution_names_the_step_of_a_trace_that_it_is() {
-    let caller = TraceParent::parse(CALLER).unwrap();
+    let caller = executor_domain::TraceParent::parse(CALLER).unwrap();
     let traced = |id: &str| ExecuteCommand {
         trace_parent: Some(caller),
         ..command(id, "return 1")
@@ -876,7 +894,7 @@ async fn an_execution_names_the_step_of_a_trace_that_it_is() {
     plain.execute(command("e", "return 1")).await.unwrap();
     assert_eq!(sandbox.started(), 1);
 
-    let own = TraceParent::new(caller.trace_id(), 7, 1).unwrap();
+    let own = executor_domain::TraceParent::new(caller.trace_id(), 7, 1).unwrap();
     let mut links = crate::MockTraces::new();
     links.expect_name_of().return_const(Some(own));
     let instruments = Instruments {
@@ -889,4 +907,29 @@ async fn an_execution_names_the_step_of_a_trace_that_it_is() {
     });
     let execution = exporting.execute(traced("e")).await.unwrap();
     assert_eq!(execution.trace_parent(), Some(own));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_a_session_stops_its_runs_and_no_others() {
+    let (executor, sandbox) = executor(capacity(2, 2));
+    let mut other = command("other", "sleep 50\nreturn 1");
+    other.session_id = SessionId::parse("other").unwrap();
+    let other = executor.submit(other).await.unwrap();
+    let running = executor.submit(command("running", "sleep 100000")).await;
+    let waiting = executor.submit(command("waiting", "sleep 100000")).await;
+    until(|| sandbox.running() == 2).await;
+
+    executor
+        .stop_session(&SessionId::parse("session").unwrap())
+        .await;
+    for stopped in [running, waiting] {
+        let ended = stopped.unwrap().finished().await.unwrap();
+        assert_eq!(ended.status(), Status::Cancelled);
+    }
+    let ended = other.finished().await.unwrap();
+    assert_eq!(ended.status(), Status::Completed);
+    // Whoever has nothing to stop waits for nothing.
+    executor
+        .stop_session(&SessionId::parse("nobody").unwrap())
+        .await;
 }

@@ -6,14 +6,14 @@ use std::{
     time::Duration,
 };
 
-use executor_domain::{Execution, ExecutionId};
+use executor_domain::{Ending, Execution, ExecutionId};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{backoff, memory::size_of, reachable::Reachable};
+use super::{backoff, reachable::Reachable};
 use crate::{ControlPlane, Delivery, Outbox, Report, StoreError};
 
 /// How many different results must fail, with no success in between, until it is the control plane that is away and not a
@@ -429,6 +429,19 @@ impl Deliverer {
         };
         Some(next.max(self.walk.not_before))
     }
+}
+
+/// Roughly how many bytes a report takes in memory: what a guest can make large, and a flat sum for the rest.
+pub(crate) fn size_of(execution: &Execution) -> usize {
+    const FLAT: usize = 1024;
+    let Some(outcome) = execution.outcome() else {
+        return FLAT;
+    };
+    let value = match &outcome.ending {
+        Ending::Completed { return_value } => return_value.as_str().len(),
+        _ => 0,
+    };
+    FLAT + value + outcome.stdout.bytes.len() + outcome.stderr.bytes.len()
 }
 
 /// Waits until then; for ever where there is no such time.

@@ -3,7 +3,6 @@
 mod backoff;
 mod deliver;
 mod heartbeats;
-mod memory;
 mod reachable;
 
 use std::{sync::Arc, time::Duration};
@@ -15,7 +14,8 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use deliver::DeliveryBounds;
-pub use memory::MemoryOutbox;
+#[cfg(any(test, feature = "mocks"))]
+pub(crate) use deliver::size_of;
 
 use crate::{Clock, ControlPlane, Delivery, ExitReason, Outbox, Report, Running};
 use deliver::Deliverer;
@@ -195,4 +195,4 @@ impl Drop for AbortOnDrop {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

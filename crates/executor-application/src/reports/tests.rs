@@ -14,7 +14,10 @@ use executor_domain::{
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::{PortError, StoreError, fake::StoppedClock};
+use crate::{
+    PortError, StoreError,
+    fake::{MemoryOutbox, StoppedClock},
+};
 
 /// An execution that has ended and printed this.
 pub(crate) fn ended(id: &str, stdout: &str) -> Execution {

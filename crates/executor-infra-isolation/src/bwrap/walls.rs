@@ -204,10 +204,6 @@ pub(crate) fn describe(identity: GuestIdentity, cgroups: &Support) -> Vec<Wall> 
         Wall::on("wall_time", "the whole tree is killed"),
         Wall::on("output_cap", "stdout, stderr and result are cut"),
     ];
-    walls.push(Wall::off(
-        "workspace_quota",
-        "the bytes of a workspace are limited file by file (RLIMIT_FSIZE), not in all",
-    ));
     walls.push(match identity {
         GuestIdentity::Own(uid) => Wall::on("own_user", format!("guests are user {uid} on the host")),
         GuestIdentity::Daemons(uid) => Wall::off(
@@ -386,7 +382,6 @@ mod tests {
         assert_eq!(
             off,
             [
-                "workspace_quota",
                 "own_user",
                 "cgroup_memory",
                 "cgroup_processes",

@@ -7,7 +7,12 @@ use utoipa::{
     openapi::{ContentBuilder, Header, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder},
 };
 
-use crate::{error::ApiError, problems::Problems};
+use executor_application::{FilesError, Overflow};
+
+use crate::{
+    error::{ApiError, FilesProblem},
+    problems::Problems,
+};
 
 /// The name of the schema that every refusal has.
 pub(crate) const SCHEMA: &str = "Error";
@@ -26,6 +31,50 @@ pub(crate) struct Finds;
 
 /// Lists what a query asks for.
 pub(crate) struct Lists;
+
+/// Is about a session and its files.
+pub(crate) struct Sessions;
+
+/// Brings a session something.
+pub(crate) struct Uploads;
+
+/// What can be wrong with any request about a session.
+fn about_sessions() -> Vec<ApiError> {
+    vec![
+        ApiError::InvalidFields(Problems::default()),
+        ApiError::Unauthorized,
+        ApiError::ForeignHost,
+        FilesError::NoSession.into(),
+        FilesError::NoFile.into(),
+        FilesError::InUse.into(),
+        FilesError::NotDirectory.into(),
+        FilesError::ConditionFailed.into(),
+        ApiError::Files(FilesProblem::Range { size: 0 }),
+        ApiError::internal(""),
+        ApiError::Draining,
+    ]
+}
+
+impl IntoResponses for Sessions {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&about_sessions())
+    }
+}
+
+impl IntoResponses for Uploads {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let mut refusals = about_sessions();
+        refusals.extend([
+            ApiError::BodyTimeout {
+                allowed: Duration::from_secs(1),
+            },
+            ApiError::Files(FilesProblem::TooLarge { max_bytes: 0 }),
+            ApiError::UnsupportedMediaType(""),
+            FilesError::Full(Overflow::Disk { available: 0 }).into(),
+        ]);
+        responses(&refusals)
+    }
+}
 
 impl IntoResponses for Finds {
     fn responses() -> BTreeMap<String, RefOr<Response>> {

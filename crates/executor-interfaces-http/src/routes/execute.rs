@@ -74,7 +74,7 @@ pub(super) async fn execute(
                 return later(&accepted, asked.then_some("respond-async"));
             };
             match tokio::time::timeout(wait, submission.finished()).await {
-                Ok(finished) => applied(result(&api, finished?).await?, "wait"),
+                Ok(finished) => Ok(applied(result(&api, finished?).await?, "wait")),
                 Err(_) => later(
                     &accepted,
                     Some(if asked { "respond-async, wait" } else { "wait" }),
@@ -129,7 +129,7 @@ fn later(execution: &Execution, preference: Option<&'static str>) -> Result<Resp
     let response = json(code, &accepted).map_err(ApiError::internal)?;
     let response = located(response, execution)?;
     match preference {
-        Some(preference) => applied(response, preference),
+        Some(preference) => Ok(applied(response, preference)),
         None => Ok(response),
     }
 }
@@ -142,10 +142,10 @@ fn located(mut response: Response, execution: &Execution) -> Result<Response, Ap
     Ok(response)
 }
 
-fn applied(mut response: Response, preference: &'static str) -> Result<Response, ApiError> {
+fn applied(mut response: Response, preference: &'static str) -> Response {
     let preference = HeaderValue::from_static(preference);
     response
         .headers_mut()
         .insert(PREFERENCE_APPLIED, preference);
-    Ok(response)
+    response
 }

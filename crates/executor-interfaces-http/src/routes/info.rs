@@ -118,6 +118,7 @@ pub(super) async fn info(
 ) -> Result<Response, ApiError> {
     let executor = api.executor();
     let sandbox = executor.sandbox();
+    let quota = executor.workspace_quota();
     let info = InfoDto {
         version: api.options().version,
         platform: sandbox.platform,
@@ -125,7 +126,12 @@ pub(super) async fn info(
         isolation_version: &sandbox.tool_version,
         workspace_path: executor.workspace_root().display().to_string(),
         active_executions: executor.active(),
-        walls: sandbox.walls.iter().map(WallDto::from).collect(),
+        walls: sandbox
+            .walls
+            .iter()
+            .chain([&quota])
+            .map(WallDto::from)
+            .collect(),
         limits: LimitsDto::from(executor.policy().ceilings()),
         languages: sandbox.languages.iter().map(LanguageDto::from).collect(),
         capacity: CapacityDto::from(executor.capacity()),

@@ -471,6 +471,7 @@ async fn a_store_that_fails_is_our_fault_and_a_full_one_says_when_to_come_back()
         store.expect_may_know().return_const(false);
         store.expect_accept().returning(|_, _| Ok(()));
         store.expect_finish().returning(move |_| Err(error()));
+        store.expect_forget().returning(|_| Ok(()));
         let workspaces: Arc<dyn Workspaces> = Arc::new(NoWorkspaces);
         let sandbox: Arc<dyn Sandbox> = Arc::new(FakeSandbox::default());
         let executor = ExecuteCode::with_store(

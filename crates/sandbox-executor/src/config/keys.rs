@@ -130,6 +130,8 @@ pub const SECTIONS: &[Section] = &[
             WORKSPACE_TTL,
             STATE_PATH,
             MAX_STATE_BYTES,
+            WORKSPACE_HIGH_WATER,
+            MAX_WORKSPACE_FILES,
             RESULT_TTL,
         ],
     },
@@ -264,7 +266,22 @@ pub(crate) const WORKSPACE_TTL: Key = Key::new(
     "workspace_ttl",
     Duration,
     Value("24h"),
-    "How long the files of an idle session are kept. Checked, and without effect yet.",
+    "How long the files of a session are kept that nobody uses. A daemon that is bound to one session keeps them.",
+);
+
+pub(crate) const WORKSPACE_HIGH_WATER: Key = Key::new(
+    "workspace_high_water",
+    Number,
+    Value("90"),
+    "How full the disk may become, in percent, before idle sessions are removed sooner, those first that were not used \
+     for longest. 100: never.",
+);
+
+pub(crate) const MAX_WORKSPACE_FILES: Key = Key::new(
+    "max_workspace_files",
+    Number,
+    Value("100000"),
+    "Files and directories of a session's workspace.",
 );
 
 pub(crate) const STATE_PATH: Key = Key::new(
@@ -337,7 +354,7 @@ pub(crate) const MAX_WORKSPACE_MB: Key = Key::new(
     "max_workspace_mb",
     Number,
     Value("1024"),
-    "Size of a session's workspace, in MiB.",
+    "What a session's workspace may take on the disk, in MiB. A run that goes beyond is ended.",
 );
 
 pub(crate) const MAX_OUTPUT_BYTES: Key = Key::new(

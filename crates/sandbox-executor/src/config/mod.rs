@@ -57,6 +57,10 @@ pub struct Config {
     pub state: StatePlace,
     /// Most bytes that are kept there.
     pub max_state_bytes: u64,
+    /// How full the disk may become before idle sessions are removed sooner, in percent; 100: never.
+    pub workspace_high_water: u8,
+    /// Files and directories of a workspace.
+    pub max_workspace_files: u64,
     /// How long results are kept.
     pub result_ttl: Duration,
     /// What one run may use.
@@ -339,6 +343,12 @@ impl Reader {
             state,
             max_state_bytes: self.max_state_bytes(),
             workspace_ttl: self.duration(&keys::WORKSPACE_TTL),
+            workspace_high_water: self.required(&keys::WORKSPACE_HIGH_WATER, 100, parse::percent),
+            max_workspace_files: self.required(
+                &keys::MAX_WORKSPACE_FILES,
+                1,
+                parse::number(1, MOST_WORKSPACE_FILES),
+            ),
             result_ttl: self.duration(&keys::RESULT_TTL),
             limits: self.limits(),
             capacity: self.capacity(),
@@ -553,6 +563,9 @@ const STATE_FLOOR: u64 = 64 << 20;
 
 /// Bodies are held in memory, several at a time.
 const MAX_BODY_CEILING: u64 = 1 << 30;
+
+/// More than anybody can wait for when they are counted, which takes about a microsecond each.
+const MOST_WORKSPACE_FILES: u64 = 10_000_000;
 
 /// More than any host can run or should let wait.
 const MOST_EXECUTIONS: u32 = 1_000_000;

@@ -57,6 +57,14 @@ pub(crate) fn count(floor: u64, ceiling: u32) -> impl Fn(&str) -> Result<usize, 
     }
 }
 
+/// A part of a whole, in percent.
+pub(crate) fn percent(text: &str) -> Result<u8, Wrong> {
+    match text.parse() {
+        Ok(percent) if (1..=100).contains(&percent) => Ok(percent),
+        _ => Err("must be a whole number between 1 and 100".into()),
+    }
+}
+
 /// A whole number whose bounds are somebody else's business.
 pub(crate) fn any_number(text: &str) -> Result<u64, Wrong> {
     text.parse().map_err(|_| "must be a whole number".into())

@@ -10,8 +10,8 @@ mod store;
 use std::{path::PathBuf, sync::Arc};
 
 use executor_application::{
-    CheckHealth, Clock, ExecuteCode, ExecutionStore, Instruments, Options, Outbox, Retention,
-    Sandbox, Traces, WorkspaceError, Workspaces,
+    CheckHealth, CleanUp, Clock, ExecuteCode, ExecutionStore, Instruments, ManageSessions, Options,
+    Outbox, Retention, Sandbox, SessionFiles, Traces, WorkspaceError, Workspaces,
 };
 use executor_domain::SessionId;
 use executor_infra_control_plane::OptionsError;
@@ -89,6 +89,8 @@ pub struct Adapters {
     pub sandbox: Arc<dyn Sandbox>,
     /// Keeps workspaces.
     pub workspaces: Arc<dyn Workspaces>,
+    /// Brings and fetches their files.
+    pub files: Arc<dyn SessionFiles>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
     /// Are told what happens.
@@ -125,10 +127,12 @@ impl Adapters {
         sandbox: Arc<dyn Sandbox>,
         workspaces: SessionWorkspaces,
     ) -> Self {
+        let workspaces = Arc::new(workspaces);
         Self {
             sandbox,
             single: place == WorkspacePlace::Configured && config.session.is_some(),
-            workspaces: Arc::new(workspaces),
+            files: Arc::clone(&workspaces) as Arc<_>,
+            workspaces,
             clock: Arc::new(SystemClock),
             instruments: Instruments {
                 telemetry: Arc::new(Counters::new(env!("CARGO_PKG_VERSION"))),
@@ -198,8 +202,30 @@ impl Adapters {
         }
     }
 
-    /// The REST interface of the use case.
-    pub fn api(&self, config: &Config, executor: ExecuteCode) -> ApiState {
+    /// The use case that looks after the sessions of this executor.
+    pub fn manage_sessions(&self, config: &Config, executor: ExecuteCode) -> Arc<ManageSessions> {
+        let clean_up = CleanUp {
+            ttl: config.workspace_ttl,
+            high_water_percent: config.workspace_high_water,
+            // Sessions may be kept for seconds, and are then looked for as often.
+            period: config.workspace_ttl.min(CleanUp::default().period),
+            ..CleanUp::default()
+        };
+        Arc::new(ManageSessions::new(
+            Arc::clone(&self.files),
+            executor,
+            Arc::clone(&self.clock),
+            clean_up,
+        ))
+    }
+
+    /// The REST interface of the use cases.
+    pub fn api(
+        &self,
+        config: &Config,
+        executor: ExecuteCode,
+        sessions: Arc<ManageSessions>,
+    ) -> ApiState {
         let health = CheckHealth::new(
             executor.clone(),
             Arc::clone(&self.sandbox),
@@ -216,7 +242,7 @@ impl Adapters {
             version: env!("CARGO_PKG_VERSION"),
             ..ApiOptions::default()
         };
-        ApiState::new(executor, Arc::new(health), options)
+        ApiState::new(executor, Arc::new(health), options).with_sessions(sessions)
     }
 
     /// Where a session's files are on the host.
@@ -232,6 +258,7 @@ impl Adapters {
 fn workspaces(config: &Config, place: WorkspacePlace) -> Result<SessionWorkspaces, WorkspaceError> {
     let options = WorkspaceOptions {
         owner: guests_apart(config).map(|(uid, gid)| Owner { uid, gid }),
+        max_files: config.max_workspace_files,
         ..WorkspaceOptions::default()
     };
     match place {

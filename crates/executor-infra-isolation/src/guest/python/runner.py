@@ -27,6 +27,8 @@ MAX_ENTRIES = 64
 # Deeper stacks (a guest can raise the recursion limit to millions) are read from their inner end only.
 MAX_DEPTH = 2000
 MAX_CHAIN = 16
+# A program that never closes its figures can have thousands, and each takes a tenth of a second to draw.
+MAX_FIGURES = 20
 
 
 
@@ -38,7 +40,7 @@ def main(channel):
     event = receive(channel, b"E")
     if source[:1] == "\ufeff":
         source = source[1:]
-    process = os.getpid()
+    process, workspace = os.getpid(), os.getcwd()
     namespace = become_main(source)
 
     frame, status, orderly = run(job, source, event, namespace)
@@ -47,6 +49,8 @@ def main(channel):
     if orderly:
         quietly(join_threads)
         quietly(run_exit_handlers)
+    if os.getpid() == process:
+        quietly(lambda: save_figures(workspace))
     flush_files(namespace)
     # A child that the guest forked and that came out here speaks for nobody.
     if os.getpid() == process:
@@ -553,6 +557,30 @@ def run_exit_handlers():
     import atexit
 
     atexit._run_exitfuncs()
+
+
+def save_figures(workspace):
+    """Saves the figures that matplotlib still has open, as a person would have looked at them at the end."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is None:
+        return
+    numbers = pyplot.get_fignums()
+    for number in numbers[:MAX_FIGURES]:
+        try:
+            pyplot.figure(number).savefig(unused_name(workspace + "/figure-%d" % number), format="png")
+        except Exception as error:
+            complain("note: figure %d could not be saved: %s" % (number, describe(error)))
+    if len(numbers) > MAX_FIGURES:
+        complain("note: %d more figures were not saved" % (len(numbers) - MAX_FIGURES))
+
+
+def unused_name(stem):
+    """A name for a picture that nothing has yet, so that the pictures of earlier runs stay."""
+    name, attempt = stem + ".png", 1
+    while os.path.lexists(name):
+        attempt += 1
+        name = "%s-%d.png" % (stem, attempt)
+    return name
 
 
 def flush_files(namespace):

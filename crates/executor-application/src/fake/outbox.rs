@@ -1,4 +1,4 @@
-//! Reports that wait for delivery, in memory.
+//! An outbox without a store.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,13 +7,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use executor_domain::{Ending, Execution, ExecutionId};
+use executor_domain::{Execution, ExecutionId};
 use tokio::sync::Notify;
 
-use crate::{Outbox, StoreError};
+use crate::{Outbox, StoreError, reports::size_of};
 
-/// An outbox in memory: for whoever has no store, and for tests. Bounded in count and bytes; where it is full, the oldest
-/// report goes, which is logged. Nothing of it survives the process.
+/// An outbox in memory, for tests. Bounded in count and bytes; where it is full, the oldest report goes.
 #[derive(Debug)]
 pub struct MemoryOutbox {
     max_reports: usize,
@@ -30,7 +29,6 @@ struct Waiting {
     next: u64,
     bytes: usize,
     refused: u64,
-    dropped: u64,
 }
 
 impl Default for MemoryOutbox {
@@ -54,22 +52,14 @@ impl MemoryOutbox {
 
     /// Takes in the report of an execution that has ended.
     pub fn put(&self, execution: Execution) {
-        let dropped = {
+        {
             let mut waiting = self.lock();
-            let before = waiting.dropped;
             waiting.put(execution);
             while waiting.reports.len() > self.max_reports
                 || (waiting.bytes > self.max_bytes && waiting.reports.len() > 1)
             {
                 waiting.drop_oldest();
             }
-            (waiting.dropped > before).then_some(waiting.dropped)
-        };
-        if let Some(dropped) = dropped {
-            tracing::error!(
-                dropped,
-                "results that the control plane has not got were dropped: too many wait"
-            );
         }
         self.came.notify_one();
     }
@@ -105,22 +95,8 @@ impl Waiting {
         if let Some((_, oldest)) = self.reports.pop_first() {
             self.numbers.remove(oldest.id());
             self.bytes -= size_of(&oldest);
-            self.dropped += 1;
         }
     }
-}
-
-/// Roughly how many bytes a report takes in memory: what a guest can make large, and a flat sum for the rest.
-pub(crate) fn size_of(execution: &Execution) -> usize {
-    const FLAT: usize = 1024;
-    let Some(outcome) = execution.outcome() else {
-        return FLAT;
-    };
-    let value = match &outcome.ending {
-        Ending::Completed { return_value } => return_value.as_str().len(),
-        _ => 0,
-    };
-    FLAT + value + outcome.stdout.bytes.len() + outcome.stderr.bytes.len()
 }
 
 #[async_trait]
@@ -145,7 +121,7 @@ impl Outbox for MemoryOutbox {
         Ok(())
     }
 
-    /// What a report without a store is kept for inspection in is the log.
+    /// Counts it.
     async fn refused(&self, id: &ExecutionId, _reason: &str) -> Result<(), StoreError> {
         let mut waiting = self.lock();
         if waiting.take(id) {

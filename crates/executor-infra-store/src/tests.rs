@@ -243,14 +243,14 @@ async fn what_comes_in_together_is_committed_together() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(open(&directory, StoreOptions::default()));
     let before = store.commits();
-    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (release, released) = std::sync::mpsc::channel::<()>();
     let (holds, holding) = tokio::sync::oneshot::channel();
     let queue = store.writes().clone();
     let hold = tokio::spawn(async move {
         queue
             .read("hold", move |_| {
                 holds.send(()).unwrap();
-                held.recv().unwrap();
+                released.recv().unwrap();
                 Ok(())
             })
             .await

@@ -196,15 +196,15 @@ mod tests {
         let text = "aé€🦀z".as_bytes();
         for cut in 0..=text.len() {
             let mut decoder = Decoder::default();
-            let mut decoded = decoder.push(&text[..cut]);
-            assert!(!decoded.contains('\u{fffd}'), "cut at {cut}");
-            decoded += &decoder.push(&text[cut..]);
-            decoded += &decoder.finish(false);
-            assert_eq!(decoded, "aé€🦀z", "cut at {cut}");
+            let mut text_so_far = decoder.push(&text[..cut]);
+            assert!(!text_so_far.contains('\u{fffd}'), "cut at {cut}");
+            text_so_far += &decoder.push(&text[cut..]);
+            text_so_far += &decoder.finish(false);
+            assert_eq!(text_so_far, "aé€🦀z", "cut at {cut}");
         }
         let mut byte_by_byte = Decoder::default();
-        let decoded: String = text.iter().map(|b| byte_by_byte.push(&[*b])).collect();
-        assert_eq!(decoded, "aé€🦀z");
+        let whole: String = text.iter().map(|b| byte_by_byte.push(&[*b])).collect();
+        assert_eq!(whole, "aé€🦀z");
     }
 
     #[test]

@@ -492,24 +492,57 @@ async fn a_hundred_runs_beat_every_five_seconds_until_they_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_control_plane_misses_beats_and_gets_no_queue_of_them() {
-    let plane = Plane::slow(12 * SECOND, |_, _| Delivery::Delivered);
+async fn a_slow_control_plane_gets_fewer_beats_of_each_in_turn_and_no_queue_of_them() {
+    // Sixteen every three seconds, where a hundred every five are due.
+    let plane = Plane::slow(3 * SECOND, |_, _| Delivery::Delivered);
     let running = Running::default();
     let _reports = start(&plane, &outbox_of([]), &running);
-    let run = running.enter(ExecutionId::parse("e").unwrap());
-    let rest: Vec<_> = (0..99)
+    let mut runs: Vec<_> = (0..100)
         .map(|n| running.enter(ExecutionId::parse(&format!("e{n}")).unwrap()))
         .collect();
-    pass(62 * SECOND).await;
-    let count = plane.count();
-    // Sixteen at a time, each given up after an interval.
-    assert!((100..=16 * 12).contains(&count), "{count}");
-    drop((run, rest));
-    pass(5 * SECOND).await;
-    let after = plane.count();
+    pass(605 * SECOND).await;
+    for n in 0..100 {
+        let times = plane.times(&format!("beat e{n}"));
+        for pair in times.windows(2) {
+            // All others have their turn before, and then it waits for its time.
+            let pause = pair[1].abs_diff(pair[0]);
+            assert!(pause <= 26 * SECOND, "e{n}: {times:?}");
+        }
+        assert!(times.len() >= 24, "e{n}: {times:?}");
+    }
+    assert_eq!(plane.busiest.load(Ordering::SeqCst), 16);
+
+    // The others have ended: had the first ten a queue, it would come now.
+    let since = plane.started.elapsed();
+    runs.truncate(10);
+    pass(60 * SECOND).await;
+    for n in 0..10 {
+        let mut times = plane.times(&format!("beat e{n}"));
+        times.retain(|time| *time > since);
+        for pair in times.windows(2) {
+            assert!(pair[1].abs_diff(pair[0]) >= 3 * SECOND, "e{n}: {times:?}");
+        }
+    }
+    drop(runs);
+    let before = plane.count();
     pass(600 * SECOND).await;
-    assert_eq!(plane.count(), after, "{:?}", &plane.names()[after..]);
-    assert!(after - count <= 16, "beats were queued");
+    assert_eq!(plane.count(), before, "beats were queued");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_that_hangs_costs_each_beat_an_interval_and_no_run_two_of_them() {
+    let plane = Plane::slow(3600 * SECOND, |_, _| Delivery::Delivered);
+    let running = Running::default();
+    let _reports = start(&plane, &outbox_of([]), &running);
+    let _run = running.enter(ExecutionId::parse("e").unwrap());
+    pass(61 * SECOND).await;
+    let times = plane.times("beat e");
+    assert!((6..=12).contains(&times.len()), "{times:?}");
+    let pauses = times.windows(2).map(|pair| pair[1].abs_diff(pair[0]));
+    assert!(
+        pauses.into_iter().all(|pause| pause >= 5 * SECOND),
+        "{times:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

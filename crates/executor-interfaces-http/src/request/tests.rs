@@ -101,7 +101,7 @@ fn everything_that_is_wrong_is_named_at_once() {
             "stdin must be a string, is an object",
             "timeout must be a whole number, is a string",
             "limits.max_procs is not a field of this request",
-            "limits.max_memory_mb must be a positive whole number",
+            "limits.max_memory_mb must be between 16 and 512, is 1000000000",
             "limits.max_processes must be between 1 and 128, is 100000",
         ]
     );

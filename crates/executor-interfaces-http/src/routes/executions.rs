@@ -38,6 +38,7 @@ pub(crate) const PARAMETERS: &[&str] = &["session_id", "status", "limit", "curso
 ///
 /// Survives a restart of the daemon.
 #[utoipa::path(
+    operation_id = "find_execution",
     get,
     path = "/executions/{execution_id}",
     tag = "executions",
@@ -64,6 +65,7 @@ pub(super) async fn find(
 ///
 /// Every process of the guest is dead before the answer. Idempotent: what has ended stays as it is.
 #[utoipa::path(
+    operation_id = "cancel_execution",
     delete,
     path = "/executions/{execution_id}",
     tag = "executions",
@@ -90,6 +92,7 @@ pub(super) async fn cancel(
 ///
 /// `stdout`, `stderr`, `status`, and at the end exactly one `result`.
 #[utoipa::path(
+    operation_id = "follow_execution",
     get,
     path = "/executions/{execution_id}/events",
     tag = "executions",
@@ -175,6 +178,7 @@ impl<'a> From<&'a Summary> for SummaryDto<'a> {
 
 /// Executions, newest first.
 #[utoipa::path(
+    operation_id = "list_executions",
     get,
     path = "/executions",
     tag = "executions",

@@ -113,6 +113,7 @@ struct ListingDto<'a> {
 
 /// The workspace as a list or as an archive.
 #[utoipa::path(
+    operation_id = "list_files",
     get,
     path = "/sessions/{session_id}/files",
     tag = "sessions",
@@ -147,6 +148,7 @@ async fn list_root(
 
 /// A file, or a directory as a list or as an archive.
 #[utoipa::path(
+    operation_id = "fetch_file",
     get,
     path = "/sessions/{session_id}/files/{*path}",
     tag = "sessions",
@@ -224,6 +226,7 @@ async fn list(
 
 /// Remove a file or a directory.
 #[utoipa::path(
+    operation_id = "remove_file",
     delete,
     path = "/sessions/{session_id}/files/{*path}",
     tag = "sessions",

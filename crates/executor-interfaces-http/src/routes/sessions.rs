@@ -75,6 +75,7 @@ struct SessionDto<'a> {
 
 /// What a session holds.
 #[utoipa::path(
+    operation_id = "describe_session",
     get,
     path = "/sessions/{session_id}",
     tag = "sessions",
@@ -110,6 +111,7 @@ async fn describe(
 
 /// Stop a session's runs and remove what it holds.
 #[utoipa::path(
+    operation_id = "remove_session",
     delete,
     path = "/sessions/{session_id}",
     tag = "sessions",

@@ -440,7 +440,10 @@ async fn info_has_the_fields_of_the_contract() {
         ("active_executions", json!(0)),
         (
             "walls",
-            json!([{"name": "everything", "on": false, "detail": "a fake for tests isolates nothing"}]),
+            json!([
+                {"name": "everything", "on": false, "detail": "a fake for tests isolates nothing"},
+                {"name": "workspace_quota", "on": false, "detail": "there are no files"},
+            ]),
         ),
         ("capacity", json!({"running": 3, "queued": 4})),
     ] {

@@ -1,7 +1,8 @@
 use axum::{
-    body::to_bytes,
+    body::{HttpBody as _, to_bytes},
     http::{Method, Request as HttpRequest},
 };
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
@@ -152,6 +153,15 @@ async fn a_body_stands_at_the_cap_and_falls_above() {
     assert_eq!(send(&plane, "executions/a/result", RESULT).await, 200);
     let larger = format!("{RESULT} ");
     assert_eq!(send(&plane, "executions/b/result", &larger).await, 413);
+    // The same where no length is announced.
+    for (id, text, expected) in [("c", RESULT, 200), ("d", &larger, 413)] {
+        let whole = http_body_util::Full::new(axum::body::Bytes::from(text.to_owned()));
+        let body = Body::new(whole.map_frame(|frame| frame));
+        assert_eq!(body.size_hint().exact(), None);
+        let mut request = post(&format!("/api/v1/internal/executions/{id}/result"), "");
+        *request.body_mut() = body;
+        assert_eq!(ask(&plane, request).await.0, expected);
+    }
     let beat = format!(r#"{{"timestamp":"{}"}}"#, "x".repeat(MAX_SMALL_BODY));
     assert_eq!(send(&plane, "executions/c/heartbeat", &beat).await, 413);
 }

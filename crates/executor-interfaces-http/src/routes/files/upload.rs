@@ -42,6 +42,7 @@ struct UnpackedDto {
 
 /// Put a file in its place, or unpack an archive into a directory.
 #[utoipa::path(
+    operation_id = "put_file",
     put,
     path = "/sessions/{session_id}/files/{*path}",
     tag = "sessions",
@@ -88,6 +89,7 @@ pub(super) async fn put(
 
 /// Unpack an archive into the workspace.
 #[utoipa::path(
+    operation_id = "put_archive",
     put,
     path = "/sessions/{session_id}/files",
     tag = "sessions",

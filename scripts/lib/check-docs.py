@@ -192,6 +192,12 @@ def check_command(where, argv, executable):
                     must_exist(where, f"scripts/ci/{stage}")
     elif pathlib.Path(program).name == "sandbox-executor":
         check_executor(where, argv, executable)
+    elif pathlib.Path(program).name == "sandbox-control-plane":
+        source = (ROOT / "crates/sandbox-control-plane/src/cli.rs").read_text()
+        for word in argv[1:]:
+            field = word.split("=")[0].removeprefix("--").replace("-", "_")
+            if word.startswith("--") and not re.search(rf"^    {field}: ", source, re.MULTILINE):
+                problem(where, f"sandbox-control-plane has no flag {word}")
     elif program == "just":
         recipes = re.findall(r"^([\w-]+)[^:=\n]*:(?!=)", (ROOT / "justfile").read_text(), re.MULTILINE)
         for recipe in argv[1:2]:

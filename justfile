@@ -29,3 +29,19 @@ fmt:
 
 lint:
     scripts/ci/lint
+
+# Build the container image, run it in three ways and run the suites inside of it (Podman, root).
+test-image:
+    scripts/test-image
+
+# Bring up control plane and executor with Compose and follow a run (needs the image).
+test-compose:
+    scripts/test-compose
+
+# Build the Debian package and look at it (cargo-deb).
+test-package:
+    scripts/test-package
+
+# What docs/scaling.md is computed from.
+capacity:
+    scripts/measure-capacity

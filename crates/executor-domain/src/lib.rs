@@ -38,3 +38,8 @@ pub use source::{InvalidSource, MAX_CODE_BYTES, Source};
 pub use time::Timestamp;
 pub use trace::{InvalidTraceParent, TraceParent};
 pub use workspace_path::{InvalidPath, WorkspacePath, is_deceptive};
+
+/// The programs of the README do what they show.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

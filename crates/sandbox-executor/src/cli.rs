@@ -17,7 +17,7 @@ use crate::config::{self, keys};
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done; `serve`: ended by SIGINT
-  1    `doctor`: no sandbox can be started here
+  1    `doctor`: no sandbox can be started here; `health`: the daemon cannot run code now
   64   the command line, an input or the configuration is wrong
   69   no sandbox can be started here
   70   an internal failure
@@ -64,6 +64,11 @@ pub enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the daemon of this host, by its own settings, whether it can run code now.
+    ///
+    /// For containers and service managers: no shell and no HTTP client is needed. Exit code 1 where the daemon does not
+    /// answer within ten seconds, or says no.
+    Health,
     /// Show what every setting is, and who said so. Secrets are masked.
     Config {
         /// Print JSON.

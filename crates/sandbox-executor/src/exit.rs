@@ -7,7 +7,7 @@ use std::process::ExitCode;
 pub enum Exit {
     /// All is well.
     Success,
-    /// `doctor` found that no sandbox can be started.
+    /// `doctor` found that no sandbox can be started, or `health` that the daemon cannot run code.
     Unfit,
     /// The command line, an input or the configuration is wrong.
     Usage,

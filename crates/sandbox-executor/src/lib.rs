@@ -1,13 +1,15 @@
 //! The `sandbox-executor` executable as a library, so that tests and the executable share configuration and wiring.
 //!
 //! [`main`] reads the command line and the whole configuration, and only then does anything: [`wiring`] makes the
-//! adapters, and the commands use them.
+//! adapters, and the commands use them. [`embed`] is for other programs that want to run code as the daemon does.
 
 pub mod cli;
 pub mod config;
 mod doctor;
+pub mod embed;
 pub mod exit;
 mod files;
+mod health;
 pub mod logging;
 mod run;
 pub mod secret;
@@ -29,6 +31,11 @@ use cli::{Action, Cli, SettingFlags};
 use config::{Config, Loaded, Sources, keys};
 use exit::Exit;
 use logging::LogFormat;
+
+/// The programs of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// More threads than this wait for one another more than they work: guests run in processes of their own.
 const MAX_WORKERS: usize = 4;
@@ -64,6 +71,11 @@ fn act(cli: Cli) -> Exit {
         Action::Doctor { json } => {
             briefly(settings, async |config| doctor::doctor(config, json).await)
         }
+        // Asked every few seconds: what there is to know about the settings is in the daemon's log already.
+        Action::Health => match load(settings) {
+            Ok(loaded) => in_runtime(health::health(&loaded.config)),
+            Err(exit) => exit,
+        },
         Action::Config { markdown: true, .. } => {
             terminal::out(config::markdown().trim_end());
             Exit::Success

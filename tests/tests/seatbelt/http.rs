@@ -39,7 +39,7 @@ impl Daemon {
         });
         let config = loaded.unwrap().config;
         let adapters =
-            Adapters::around(Arc::new(sandbox), &config, WorkspacePlace::Configured).unwrap();
+            Adapters::around(&config, WorkspacePlace::Configured, Arc::new(sandbox)).unwrap();
         let executor = adapters.execute_code(&config);
         let sessions = adapters.manage_sessions(&config, executor.clone());
         let api = adapters.api(&config, executor, sessions);

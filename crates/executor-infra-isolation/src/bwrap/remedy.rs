@@ -11,12 +11,12 @@ struct Known {
 }
 
 /// In bubblewrap 0.8.0's words. Most specific first: "Operation not permitted" alone says nothing.
-const KNOWN: [Known; 13] = [
+const KNOWN: [Known; 14] = [
     Known {
         says: "No permissions to create new namespace",
         means: "the kernel or a container runtime refuses user namespaces",
         remedy: "on a bare host: `sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000`; \
-                 in a container: allow `clone`, `unshare`, `mount`, `umount2`, `pivot_root` in the seccomp profile (deploy/ has one), or `--privileged`",
+                 in a container: allow `clone`, `unshare`, `mount`, `umount2`, `pivot_root` in the seccomp profile (deploy/seccomp has one), or `--privileged`",
     },
     Known {
         says: "Creating new namespace failed: nesting depth",
@@ -42,6 +42,11 @@ const KNOWN: [Known; 13] = [
         says: "unmount old root",
         means: "the seccomp profile of a container denies `umount2`",
         remedy: "allow `umount2` in the container's seccomp profile",
+    },
+    Known {
+        says: "Can't set hostname",
+        means: "the seccomp profile of a container denies `sethostname`",
+        remedy: "run the container with the seccomp profile in deploy/seccomp, or allow `sethostname` in its own",
     },
     Known {
         says: "Can't mount proc",

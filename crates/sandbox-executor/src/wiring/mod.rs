@@ -127,28 +127,29 @@ impl Adapters {
     /// Opens the workspaces and starts this platform's sandbox, which is proven by a real run. Blocks for some
     /// milliseconds while the workspaces are opened. Dropping the future leaves nothing behind.
     pub async fn start(config: &Config, place: WorkspacePlace) -> Result<Self, StartError> {
+        // Opened first: it is cheap, and a mistake in the path shows at once.
         let workspaces = workspaces(config, place).map_err(StartError::Workspaces)?;
         let sandbox = platform::start(config)
             .await
             .map_err(StartError::Isolation)?;
-        Ok(Self::of(sandbox, workspaces, config, place))
+        Ok(Self::new(config, place, sandbox, workspaces))
     }
 
-    /// Opens the workspaces for a sandbox that somebody else has started. Blocks like [`start`](Self::start).
+    /// The same around a sandbox that is there already, and that nobody proves.
     pub fn around(
-        sandbox: Arc<dyn Sandbox>,
         config: &Config,
         place: WorkspacePlace,
+        sandbox: Arc<dyn Sandbox>,
     ) -> Result<Self, StartError> {
         let workspaces = workspaces(config, place).map_err(StartError::Workspaces)?;
-        Ok(Self::of(sandbox, workspaces, config, place))
+        Ok(Self::new(config, place, sandbox, workspaces))
     }
 
-    fn of(
-        sandbox: Arc<dyn Sandbox>,
-        workspaces: SessionWorkspaces,
+    fn new(
         config: &Config,
         place: WorkspacePlace,
+        sandbox: Arc<dyn Sandbox>,
+        workspaces: SessionWorkspaces,
     ) -> Self {
         let workspaces = Arc::new(workspaces);
         Self {

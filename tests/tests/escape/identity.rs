@@ -53,7 +53,14 @@ fn assert_python_is_nobody(outcome: &Outcome) {
         ("1000\t1000\t1000\t1000", &["Uid", "Gid"]),
         (
             "0000000000000000",
-            &["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"],
+            &[
+                "CapInh",
+                "CapPrm",
+                "CapEff",
+                "CapBnd",
+                "CapAmb",
+                "blocked signals",
+            ],
         ),
         ("1", &["NoNewPrivs"]),
         ("2", &["Seccomp"]),

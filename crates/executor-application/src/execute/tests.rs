@@ -795,6 +795,7 @@ async fn who_counts_is_told_of_a_result_that_could_not_be_kept() {
     let mut store = store();
     store.expect_accept().returning(|_, _| Ok(()));
     store.expect_finish().returning(|_| Err(full()));
+    store.expect_forget().returning(|_| Ok(()));
     let (options, listener) = listened(Options::default());
     let executor = ExecuteCode::with_store(
         Arc::new(FakeSandbox::default()),

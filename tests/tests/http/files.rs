@@ -493,7 +493,7 @@ async fn a_daemon_that_is_killed_in_the_middle_of_an_upload_leaves_nothing_behin
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     std::io::Write::write_all(
         &mut stream,
-        format!("PUT {FILES}/f HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\nnew")
+        format!("PUT {FILES}/f HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\nnew")
             .as_bytes(),
     )
     .unwrap();

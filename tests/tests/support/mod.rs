@@ -18,7 +18,7 @@ use executor_domain::{
     RequestedLimits, ResourceLimit, SessionId, Source,
 };
 #[cfg(target_os = "linux")]
-use executor_infra_isolation::{BwrapConfig, BwrapSandbox};
+use executor_infra_isolation::{BwrapConfig, BwrapSandbox, WarmOptions};
 
 /// The daemon's executable. CI runs the suites away from the checkout and says where it has put it.
 pub(crate) fn executable() -> PathBuf {
@@ -41,6 +41,19 @@ pub(crate) fn limits(wish: impl FnOnce(&mut RequestedLimits)) -> ResourceLimit {
 pub(crate) async fn bwrap() -> BwrapSandbox {
     let config = BwrapConfig {
         stages: executable(),
+        ..BwrapConfig::new(limits(|_| {}))
+    };
+    BwrapSandbox::start(config)
+        .await
+        .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"))
+}
+
+/// The same, with every language warm that can be.
+#[cfg(target_os = "linux")]
+pub(crate) async fn warm_bwrap() -> BwrapSandbox {
+    let config = BwrapConfig {
+        stages: executable(),
+        warm: WarmOptions::default(),
         ..BwrapConfig::new(limits(|_| {}))
     };
     BwrapSandbox::start(config)

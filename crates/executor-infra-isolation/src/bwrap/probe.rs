@@ -21,6 +21,7 @@ use super::{
     remedy,
     runtime::{Runtime, words},
     walls::{self, GuestIdentity},
+    warm::Warm,
 };
 use crate::{
     cgroup::Cgroups,
@@ -88,6 +89,7 @@ impl From<SuperviseError> for StartError {
 
 pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartError> {
     let limits = config.limits;
+    let options = config.warm.clone();
     let prepared = tokio::task::spawn_blocking(move || prepare(&config));
     let Prepared {
         engine,
@@ -123,9 +125,12 @@ pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartErro
             tracing::warn!(wall = name, %why, "a wall is weaker on this host");
         }
     }
+    let engine = Arc::new(engine);
+    let warm = Warm::start(&engine, &runtimes, &limits, &options).await;
     Ok(BwrapSandbox {
-        engine: Arc::new(engine),
+        engine,
         runtimes,
+        warm,
         description,
         limits,
     })

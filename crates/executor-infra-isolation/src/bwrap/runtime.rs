@@ -44,12 +44,14 @@ impl Runtime {
         self.interpreter.language()
     }
 
-    /// What a job means for this interpreter.
-    pub(crate) fn prepare(&self, job: Job) -> Prepared {
+    /// What a job means for this interpreter, or for one of its kind that waits in a slot with [`GUEST_ENVIRONMENT`].
+    pub(crate) fn prepare(&self, job: Job, warm: bool) -> Prepared {
         let (event_variable, note) = event_variable(job.event.as_str());
+        let at_start = if warm { &[][..] } else { &GUEST_ENVIRONMENT };
         // Later ones win: the caller may replace any of ours.
-        let environment = GUEST_ENVIRONMENT
-            .into_iter()
+        let environment: Vec<_> = at_start
+            .iter()
+            .copied()
             .chain(event_variable)
             .chain(job.environment.iter())
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -64,13 +66,19 @@ impl Runtime {
             text: job.source.code().to_owned(),
         });
         let memory_limit_mb = job.limits.max_memory_mb();
+        let (environment, late) = if warm {
+            (Vec::new(), Some(environment))
+        } else {
+            (environment, None)
+        };
         let program = Program {
             argv: self.argv(memory_limit_mb),
             environment,
             files: files.into_iter().collect(),
             stdin,
             job: self.bootstrap.clone().map(|bootstrap| supervisor::Job {
-                bootstrap,
+                bootstrap: (!warm).then_some(bootstrap),
+                environment: late,
                 execution_id: job.execution_id,
                 session_id: job.session_id,
                 source: job.source,

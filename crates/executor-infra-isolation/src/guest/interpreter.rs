@@ -22,6 +22,7 @@ pub const GUEST_WORKSPACE: &str = "/workspace";
 pub const SHELL_SCRIPT: &str = "/run/sandbox/main.sh";
 
 const PYTHON_BOOTSTRAP: &str = include_str!("python/bootstrap.py");
+const PYTHON_ZYGOTE: &str = include_str!("python/zygote.py");
 const NODE_BOOTSTRAP: &str = include_str!("node/bootstrap.js");
 
 /// The guest's environment before the caller's variables are added, which may replace any of these. Nothing is inherited
@@ -108,6 +109,15 @@ impl Interpreter {
                 self.words(&["--experimental-vm-modules", "-e", NODE_BOOTSTRAP])
             }
             Language::Shell => self.words(&[SHELL_SCRIPT]),
+        }
+    }
+
+    /// The words that start it as a zygote: an interpreter that loads what it needs and forks guests that have it already.
+    /// `None`: it cannot be one. It expects the daemon's socket as descriptor 3 and the guest library as descriptor 4.
+    pub fn zygote_command(&self) -> Option<Vec<OsString>> {
+        match self.language {
+            Language::Python => Some(self.words(&["-s", "-c", PYTHON_ZYGOTE])),
+            Language::JavaScript | Language::Shell => None,
         }
     }
 

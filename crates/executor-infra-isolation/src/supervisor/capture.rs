@@ -8,7 +8,7 @@ const CHUNK: usize = 64 << 10;
 
 /// Reads a stream to its end and keeps the first `cap` bytes. Past the cap it goes on reading, so that a guest never
 /// blocks on a full pipe. Cancel safe: what was read so far is in `kept`.
-pub(super) async fn capture(
+pub(crate) async fn capture(
     mut stream: impl AsyncRead + Unpin,
     cap: usize,
     kept: &mut CapturedOutput,

@@ -188,9 +188,19 @@ fn serve(
     socket::send(line, &go, stdin.as_ref().map(AsFd::as_fd)).step("let the guest go")?;
     drop(stdin);
 
+    // From here on there is a guest, of this process's user, that can take limits and more away from it. Where that keeps
+    // the init from its work there is no report, as if the guest had killed it: to say that a wall is missing would be untrue.
+    if see_to_its_end(&waiting).is_err() {
+        system::exit(FAILED);
+    }
+    Ok(())
+}
+
+/// Waits for the guest's end, or for the daemon to want it; kills and reaps the rest; and reports.
+fn see_to_its_end(waiting: &Waiting<'_>) -> Result<(), Failure> {
     // A byte, or the end of the stream because the daemon is gone: the same to us.
     let how = waiting.for_control()?;
-    let how = kill_all(guest, how)?;
+    let how = kill_all(waiting.guest, how)?;
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).step("ask for the usage")?;
     let cpu = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     let ended = Ended {
@@ -198,7 +208,7 @@ fn serve(
         cpu_micros: cpu.unsigned_abs(),
         max_rss_kib: usage.max_rss().unsigned_abs(),
     };
-    socket::send_frame(control, &Report::Ended(ended)).step("report the end")
+    socket::send_frame(waiting.control, &Report::Ended(ended)).step("report the end")
 }
 
 /// Passes on what the guest says of its walls, until it says that it is ready. Whether it did.

@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
-    Clock, Job, Sandbox, SandboxDescription, SandboxError, WorkspaceError, Workspaces,
+    Clock, Job, Sandbox, SandboxDescription, SandboxError, WarmPool, WorkspaceError, Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
     ledger::{Fingerprint, Ledger, Lookup, Progress, Registration, Retention},
 };
@@ -297,6 +297,11 @@ impl ExecuteCode {
     /// What the sandbox is made of.
     pub fn sandbox(&self) -> &SandboxDescription {
         self.shared.sandbox.description()
+    }
+
+    /// What is kept warm, as it is now.
+    pub fn warm_pools(&self) -> Vec<WarmPool> {
+        self.shared.sandbox.warm_pools()
     }
 
     /// Accepts nothing more, gives what runs and waits the grace period, cancels the rest, and returns once every guest

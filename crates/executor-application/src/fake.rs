@@ -16,7 +16,7 @@ use executor_domain::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Job, LanguageSupport, Sandbox, SandboxDescription, SandboxError, Wall, Workspace,
+    Clock, Job, LanguageSupport, Sandbox, SandboxDescription, SandboxError, Wall, WarmPool, Workspace,
     WorkspaceError, Workspaces,
 };
 
@@ -197,6 +197,10 @@ impl Sandbox for FakeSandbox {
 
     fn description(&self) -> &SandboxDescription {
         &self.description
+    }
+
+    fn warm_pools(&self) -> Vec<WarmPool> {
+        Vec::new()
     }
 }
 

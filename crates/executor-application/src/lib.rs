@@ -16,7 +16,7 @@ mod ledger;
 mod ports;
 
 pub use admission::Capacity;
-pub use description::{LanguageSupport, SandboxDescription, Wall, WallState};
+pub use description::{LanguageSupport, SandboxDescription, Wall, WallState, WarmPool};
 pub use execute::{ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure, Submission};
 pub use health::{CheckHealth, Health, Unhealthy};
 pub use ledger::Retention;

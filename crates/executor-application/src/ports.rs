@@ -12,7 +12,7 @@ use executor_domain::{
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::description::SandboxDescription;
+use crate::description::{SandboxDescription, WarmPool};
 
 pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
 #[cfg(any(test, feature = "mocks"))]
@@ -81,6 +81,9 @@ pub trait Sandbox: Send + Sync {
 
     /// What this sandbox is made of. Constant after start, cheap.
     fn description(&self) -> &SandboxDescription;
+
+    /// What is kept warm, as it is now; nothing where every run starts cold by choice. Cheap.
+    fn warm_pools(&self) -> Vec<WarmPool>;
 }
 
 /// Why a workspace cannot be used.

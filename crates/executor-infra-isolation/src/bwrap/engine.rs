@@ -117,7 +117,7 @@ impl Engine {
                     bounded: bounds(tmpfs_bytes),
                     sealed: vec!["/dev".into(), "/".into()],
                     guest_ids: GUEST_IDS,
-                    rlimits: self.rlimits(limits),
+                    rlimits: self.rlimits(limits, 1),
                     inspect: program.inspect,
                     argv: program.argv,
                     environment: program.environment,
@@ -171,7 +171,8 @@ impl Engine {
         }
         let release = Release {
             job: JobSpec {
-                limits: self.rlimits(limits).into(),
+                // A slot's init stays in the namespace above its guest's.
+                limits: self.rlimits(limits, 0).into(),
                 private_bytes: tmpfs_bytes(limits),
                 has_workspace: workspace.is_some(),
                 has_stdin: stdin.is_some(),
@@ -250,7 +251,7 @@ impl Engine {
                 bounded: bounds(ZYGOTE_TMPFS_BYTES),
                 sealed: vec!["/dev".into(), "/".into()],
                 guest_ids: GUEST_IDS,
-                rlimits: self.rlimits(&recipe.limits),
+                rlimits: self.rlimits(&recipe.limits, 1),
                 inspect: false,
                 argv: recipe.argv.clone(),
                 environment: recipe.environment.clone(),
@@ -323,7 +324,8 @@ impl Engine {
             })
     }
 
-    fn rlimits(&self, limits: &ResourceLimit) -> Rlimits {
+    /// `inits`: processes of ours that are in the guest's own user namespace.
+    fn rlimits(&self, limits: &ResourceLimit, inits: u64) -> Rlimits {
         let support = self.cgroups.support();
         let cpu_seconds = limits
             .cpu_time()
@@ -334,8 +336,8 @@ impl Engine {
         Rlimits {
             open_files: OPEN_FILES,
             file_size: limits.file_size_bytes(),
-            // The init counts as well. With a cgroup, that one decides, because it reports what it refused.
-            processes: limits.max_processes() + 1 + if support.pids { OWN_PROCESSES } else { 0 },
+            // With a cgroup, that one decides, because it reports what it refused.
+            processes: limits.max_processes() + inits + if support.pids { OWN_PROCESSES } else { 0 },
             cpu_seconds: cpu_seconds
                 + if support.cpu_accounting {
                     CPU_SLACK_SECONDS

@@ -12,7 +12,9 @@ mod warm;
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use executor_application::{CancellationToken, Job, Sandbox, SandboxDescription, SandboxError};
+use executor_application::{
+    CancellationToken, Job, Sandbox, SandboxDescription, SandboxError, WarmPool,
+};
 use executor_domain::{Outcome, ResourceLimit, Start};
 
 pub use self::probe::{Check, StartError, examine};
@@ -165,6 +167,10 @@ impl Sandbox for BwrapSandbox {
 
     fn description(&self) -> &SandboxDescription {
         &self.description
+    }
+
+    fn warm_pools(&self) -> Vec<WarmPool> {
+        self.warm.pools()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use executor_application::{
-    CancellationToken, LanguageSupport, SandboxDescription, Wall, WallState,
+    CancellationToken, LanguageSupport, Sandbox, SandboxDescription, Wall, WallState,
 };
 use executor_domain::{Language, ResourceLimit};
 use rustix::fs::Access;
@@ -367,6 +367,7 @@ pub async fn examine(config: BwrapConfig) -> Vec<Check> {
             }];
         }
     };
+    let warm = sandbox.warm_pools();
     let description = sandbox.description;
     let tool = Check {
         name: description.isolation.into(),
@@ -406,8 +407,18 @@ pub async fn examine(config: BwrapConfig) -> Vec<Check> {
             detail: why.clone(),
         },
     });
+    let warm = warm.into_iter().map(|pool| Check {
+        name: format!("warm_start_{}", pool.language),
+        passed: pool.trouble.is_none(),
+        essential: false,
+        detail: match pool.trouble {
+            None => format!("at most {} sandboxes wait for jobs", pool.max),
+            Some(why) => format!("runs start cold: {why}"),
+        },
+    });
     std::iter::once(tool)
         .chain(languages)
+        .chain(warm)
         .chain(walls)
         .collect()
 }

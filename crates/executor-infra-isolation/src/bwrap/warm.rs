@@ -2,7 +2,7 @@
 
 use std::{num::NonZero, sync::Arc};
 
-use executor_application::{CancellationToken, Job};
+use executor_application::{CancellationToken, Job, WarmPool};
 use executor_domain::{
     Ending, Event, ExecutionId, Language, Mode, ResourceLimit, SessionId, Source, Start,
 };
@@ -20,7 +20,7 @@ use crate::{
         environment::needed_at_start,
         library,
         mounts::Mounts,
-        pool::{Pool, PoolState, Sizes, chain},
+        pool::{Pool, Sizes, chain},
         slot::Slot,
         zygote::{Recipe, Zygote},
     },
@@ -87,14 +87,19 @@ impl Warm {
         pool.take().await
     }
 
-    /// The pools as they are now.
-    pub(super) fn states(&self) -> Vec<PoolState> {
-        self.pools.iter().map(Pool::state).collect()
-    }
-
-    /// Languages that should be warm and are not, and why.
-    pub(super) fn cold(&self) -> &[(Language, String)] {
-        &self.cold
+    /// Everything that is warm or should be, as it is now.
+    pub(super) fn pools(&self) -> Vec<WarmPool> {
+        let cold = self.cold.iter().map(|(language, why)| WarmPool {
+            language: *language,
+            ready: 0,
+            target: 0,
+            max: 0,
+            warm: 0,
+            forked: 0,
+            cold: 0,
+            trouble: Some(why.clone()),
+        });
+        self.pools.iter().map(Pool::state).chain(cold).collect()
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use executor_application::WarmPool;
 use executor_domain::{Language, Start};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -41,7 +42,6 @@ pub(crate) struct Pool {
 struct Shared {
     engine: Arc<Engine>,
     recipe: Recipe,
-    sizes: Sizes,
     state: Mutex<State>,
     /// Runs that found no slot ready and wait for one of their own.
     on_demand: AtomicUsize,
@@ -78,26 +78,13 @@ pub(crate) struct Sizes {
 
 /// How runs were started so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Served {
+struct Served {
     /// From a slot that was ready.
     pub warm: u64,
     /// From one that was made for the run.
     pub forked: u64,
     /// Not at all: the run had to start cold.
     pub missed: u64,
-}
-
-/// What a pool says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PoolState {
-    pub language: Language,
-    pub ready: usize,
-    pub target: usize,
-    pub max: usize,
-    pub forks: u64,
-    pub served: Served,
-    /// Why runs start cold, where they do.
-    pub trouble: Option<String>,
 }
 
 impl Pool {
@@ -112,7 +99,6 @@ impl Pool {
         let shared = Arc::new(Shared {
             engine,
             recipe,
-            sizes,
             state: Mutex::new(State {
                 zygote: Some(zygote),
                 ready: VecDeque::new(),
@@ -140,11 +126,6 @@ impl Pool {
 
     pub(crate) fn language(&self) -> Language {
         self.shared.recipe.language
-    }
-
-    /// What all slots have in common.
-    pub(crate) fn recipe(&self) -> &Recipe {
-        &self.shared.recipe
     }
 
     /// A slot that is ready, or one that is made now; `None`: neither is to be had, the run has to start cold.
@@ -182,15 +163,17 @@ impl Pool {
         made.map(|slot| (slot, Start::Forked))
     }
 
-    pub(crate) fn state(&self) -> PoolState {
+    /// How it is now.
+    pub(crate) fn state(&self) -> WarmPool {
         let state = self.shared.state();
-        PoolState {
+        WarmPool {
             language: self.language(),
             ready: state.ready.len(),
             target: state.target.slots,
-            max: self.shared.sizes.max,
-            forks: state.zygote.as_ref().map_or(0, |zygote| zygote.forks()),
-            served: state.served,
+            max: state.target.sizes.max,
+            warm: state.served.warm,
+            forked: state.served.forked,
+            cold: state.served.missed,
             trouble: state.trouble.clone(),
         }
     }

@@ -1,7 +1,7 @@
 //! `GET /info`: what this daemon is made of and what it allows.
 
 use axum::{extract::State, http::StatusCode, response::Response};
-use executor_application::{Capacity, LanguageSupport, Wall, WallState};
+use executor_application::{Capacity, LanguageSupport, Wall, WallState, WarmPool};
 use executor_domain::LimitCeilings;
 use serde::Serialize;
 
@@ -18,6 +18,7 @@ struct InfoDto<'a> {
     walls: Vec<WallDto<'a>>,
     limits: LimitsDto,
     languages: Vec<LanguageDto<'a>>,
+    warm_pools: Vec<WarmPoolDto>,
     capacity: CapacityDto,
     max_body_bytes: usize,
 }
@@ -59,6 +60,27 @@ struct LanguageDto<'a> {
 }
 
 #[derive(Serialize)]
+struct WarmPoolDto {
+    language: &'static str,
+    /// Sandboxes that wait for a job, how many should, and how many may at most.
+    ready: usize,
+    target: usize,
+    max: usize,
+    starts: StartsDto,
+    /// Why runs start cold, where they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
+}
+
+/// How runs started so far, under the names of `metrics.start`.
+#[derive(Serialize)]
+struct StartsDto {
+    warm: u64,
+    forked: u64,
+    cold: u64,
+}
+
+#[derive(Serialize)]
 struct CapacityDto {
     running: usize,
     queued: usize,
@@ -81,6 +103,7 @@ pub(super) async fn info(
         walls: sandbox.walls.iter().map(WallDto::from).collect(),
         limits: LimitsDto::from(executor.policy().ceilings()),
         languages: sandbox.languages.iter().map(LanguageDto::from).collect(),
+        warm_pools: executor.warm_pools().into_iter().map(WarmPoolDto::from).collect(),
         capacity: CapacityDto::from(executor.capacity()),
         max_body_bytes: api.options().max_body_bytes,
     };
@@ -123,6 +146,23 @@ impl<'a> From<&'a LanguageSupport> for LanguageDto<'a> {
             language: support.language.as_str(),
             interpreter: &support.interpreter,
             version: &support.version,
+        }
+    }
+}
+
+impl From<WarmPool> for WarmPoolDto {
+    fn from(pool: WarmPool) -> Self {
+        Self {
+            language: pool.language.as_str(),
+            ready: pool.ready,
+            target: pool.target,
+            max: pool.max,
+            starts: StartsDto {
+                warm: pool.warm,
+                forked: pool.forked,
+                cold: pool.cold,
+            },
+            trouble: pool.trouble,
         }
     }
 }

@@ -37,6 +37,9 @@ fn role() -> MutexGuard<'static, Role> {
 // SAFETY: no other symbol of this name exists in any interpreter.
 #[unsafe(no_mangle)]
 pub extern "C" fn executor_guest_wait() -> i32 {
+    if !matches!(*role(), Role::Interpreter) {
+        return -1;
+    }
     match Zygote::start() {
         Ok(Some(zygote)) => {
             *role() = Role::Zygote(zygote);
@@ -81,6 +84,20 @@ pub extern "C" fn executor_guest_take() -> i32 {
     match guest.take_job() {
         Ok(()) => 0,
         Err(failure) => guest::give_up(&failure),
+    }
+}
+
+/// Makes the interpreter a zygote and serves the daemon; comes back with 1 in guests, for interpreters that have nothing to do
+/// between one fork and the next.
+pub(crate) fn become_guest() -> i32 {
+    if executor_guest_wait() < 0 {
+        return -1;
+    }
+    loop {
+        match executor_guest_fork() {
+            0 => {}
+            other => return other,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     init::Streams,
     protocol::{self, CHANNEL, Inspection, JobSpec, Report, ZygoteSpec},
     socket,
-    system::{self, LINE},
+    system::{self, ChildSignal, LINE},
     walls::{self, Failure, Step},
 };
 
@@ -17,17 +17,20 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Guest {
     workspace: String,
+    has_channel: bool,
 }
 
 /// Walls this process in. On return it has no more rights than a guest, and has read nothing of any.
 pub(crate) fn wall_in(
     spec: &ZygoteSpec,
+    restore: &ChildSignal,
     streams: Streams,
     inspect: bool,
 ) -> Result<Guest, Failure> {
     // A group of its own, so that `kill 0` means the guest and not its init.
     nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))
         .step("make a process group")?;
+    restore.apply().step("restore the interpreter's signals")?;
     nix::sys::signal::SigSet::empty()
         .thread_set_mask()
         .step("clear the signal mask")?;
@@ -55,6 +58,7 @@ pub(crate) fn wall_in(
     }
     Ok(Guest {
         workspace: spec.workspace.clone(),
+        has_channel: spec.has_channel,
     })
 }
 
@@ -73,7 +77,8 @@ impl Guest {
             let stdin = socket::next(&mut descriptors).step("connect the guest")?;
             rustix::stdio::dup2_stdin(&stdin).step("connect the guest")?;
         }
-        system::close_range(LINE, LINE).step("leave the line to the init")?;
+        let first = if self.has_channel { LINE } else { LINE - 1 };
+        system::close_range(first, LINE).step("leave the line to the init")?;
         std::env::set_current_dir(&self.workspace).step("enter the working directory")?;
         walls::limit(&job.limits)
     }

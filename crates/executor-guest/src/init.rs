@@ -27,7 +27,7 @@ use crate::{
     guest::{self, Guest},
     protocol::{self, Ended, Exit, JobSpec, LIBRARY, Report, ZygoteSpec},
     socket::{self, Descriptors},
-    system::{self, Side},
+    system::{self, ChildSignal, Side},
     walls::{self, Failure, Step},
 };
 
@@ -70,7 +70,13 @@ impl Slot {
 
 /// Makes a slot of this process, the first one of new namespaces, whose ids in the namespace above are `outside`. Returns in
 /// the guest only; the init ends in here.
-pub(crate) fn run(spec: &ZygoteSpec, outside: (u32, u32), slot: Slot, inspect: bool) -> Guest {
+pub(crate) fn run(
+    spec: &ZygoteSpec,
+    outside: (u32, u32),
+    signal: &ChildSignal,
+    slot: Slot,
+    inspect: bool,
+) -> Guest {
     let Slot {
         control,
         streams,
@@ -79,7 +85,7 @@ pub(crate) fn run(spec: &ZygoteSpec, outside: (u32, u32), slot: Slot, inspect: b
     // The guest closes whatever it was not given, and must not close that number again.
     let control = ManuallyDrop::new(control);
     let ended = prepare(spec, outside, cgroups)
-        .and_then(|()| divide(spec, &control, streams, inspect))
+        .and_then(|()| divide(spec, signal, &control, streams, inspect))
         .and_then(|side| match side {
             Half::Guest(guest) => Ok(Some(guest)),
             Half::Init { guest, line } => {
@@ -99,7 +105,7 @@ pub(crate) fn run(spec: &ZygoteSpec, outside: (u32, u32), slot: Slot, inspect: b
 
 /// Builds what both halves of the slot live in.
 fn prepare(spec: &ZygoteSpec, outside: (u32, u32), cgroups: Vec<OwnedFd>) -> Result<(), Failure> {
-    system::reap_by_itself(false).step("watch for children")?;
+    ChildSignal::reset().step("watch for children")?;
     walls::map_ids((0, 0), outside)?;
     walls::enter_cgroups(cgroups)?;
     nix::unistd::setsid().step("make a session")?;
@@ -115,6 +121,7 @@ enum Half {
 /// Forks the guest, and gives up in each half what it will not need.
 fn divide(
     spec: &ZygoteSpec,
+    signal: &ChildSignal,
     control: &OwnedFd,
     streams: Streams,
     inspect: bool,
@@ -133,7 +140,7 @@ fn divide(
         Side::Child => {
             system::place(&theirs, LIBRARY, false).step("make a line to the init")?;
             drop((ours, theirs));
-            match guest::wall_in(spec, streams, inspect) {
+            match guest::wall_in(spec, signal, streams, inspect) {
                 Ok(guest) => Ok(Half::Guest(guest)),
                 Err(failure) => guest::give_up(&failure),
             }

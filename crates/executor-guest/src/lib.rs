@@ -18,6 +18,8 @@ pub mod plan;
 pub mod protocol;
 
 #[cfg(target_os = "linux")]
+mod bash;
+#[cfg(target_os = "linux")]
 mod entry;
 #[cfg(target_os = "linux")]
 mod guest;
@@ -32,5 +34,7 @@ mod walls;
 #[cfg(target_os = "linux")]
 mod zygote;
 
+#[cfg(target_os = "linux")]
+pub use bash::{Builtin, executor_guest_struct};
 #[cfg(target_os = "linux")]
 pub use entry::{executor_guest_fork, executor_guest_take, executor_guest_wait};

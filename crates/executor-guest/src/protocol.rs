@@ -48,6 +48,8 @@ pub struct ZygoteSpec {
     pub private: Vec<Private>,
     /// Where the workspace is mounted; the guest's directory.
     pub workspace: String,
+    /// Whether guests keep their channel; shells have none.
+    pub has_channel: bool,
 }
 
 /// A memory file system of a slot.
@@ -59,7 +61,7 @@ pub struct Private {
     pub bytes: u64,
     /// Most files and directories.
     pub inodes: u64,
-    /// Whether the guest may write there; if not, it is sealed once the job's files are in it.
+    /// Whether the guest may write there; if not, it holds the job's files.
     pub writable: bool,
 }
 

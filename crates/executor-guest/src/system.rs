@@ -90,17 +90,53 @@ pub(crate) fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Lets the kernel reap this process's children, or gives SIGCHLD its default meaning back.
-pub(crate) fn reap_by_itself(on: bool) -> io::Result<()> {
-    let handler = if on {
-        SigHandler::SigIgn
-    } else {
-        SigHandler::SigDfl
-    };
-    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-    // SAFETY: neither action runs code of ours. What an interpreter had installed is not needed: it has no children yet.
-    unsafe { sigaction(Signal::SIGCHLD, &action) }?;
-    Ok(())
+/// What an interpreter does when a child of its own ends.
+pub(crate) struct ChildSignal(SigAction);
+
+impl ChildSignal {
+    /// Lets the kernel reap this process's children. Returns what was done before.
+    pub(crate) fn ignore() -> io::Result<Self> {
+        set_child_signal(&SigAction::new(
+            SigHandler::SigIgn,
+            SaFlags::empty(),
+            SigSet::empty(),
+        ))
+        .map(Self)
+    }
+
+    /// Children wait to be reaped, and nobody is told.
+    pub(crate) fn reset() -> io::Result<()> {
+        set_child_signal(&SigAction::new(
+            SigHandler::SigDfl,
+            SaFlags::empty(),
+            SigSet::empty(),
+        ))?;
+        Ok(())
+    }
+
+    /// Does again what was done before.
+    pub(crate) fn apply(&self) -> io::Result<()> {
+        set_child_signal(&self.0)?;
+        Ok(())
+    }
+}
+
+fn set_child_signal(action: &SigAction) -> io::Result<SigAction> {
+    // SAFETY: no handler of ours runs; one of the interpreter's comes back only in a guest, where the interpreter that
+    // installed it goes on.
+    Ok(unsafe { sigaction(Signal::SIGCHLD, action) }?)
+}
+
+/// Writes to a variable of the interpreter's own executable, if it has one of this name.
+pub(crate) fn set_symbol(name: &std::ffi::CStr, value: c_int) -> bool {
+    // SAFETY: a search by name through what is loaded, with a name that ends with NUL.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    if address.is_null() {
+        return false;
+    }
+    // SAFETY: the caller names a variable that is an int, and the process has one thread.
+    unsafe { address.cast::<c_int>().write(value) };
+    true
 }
 
 /// Closes descriptors, both ends included. Those who own one of them must never be used or dropped again.

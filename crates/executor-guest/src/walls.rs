@@ -89,6 +89,9 @@ pub(crate) fn furnish(spec: &ZygoteSpec) -> Result<(), Failure> {
         let options = CString::new(plan::options(private)).step("bound a file system")?;
         rustix::mount::mount("tmpfs", path, "tmpfs", PRIVATE, options.as_c_str())
             .step(format!("mount {path}"))?;
+        if !private.writable {
+            seal(path, true)?;
+        }
     }
     system::loopback_up().step("switch the loopback interface on")
 }
@@ -105,17 +108,23 @@ pub(crate) fn resize(privates: &[Private], bytes: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes the job's files, and seals where they are.
+/// Writes the job's files where the guest cannot.
 pub(crate) fn write_files(privates: &[Private], files: &[File]) -> Result<(), Failure> {
+    let sealed = || privates.iter().filter(|private| !private.writable);
+    if files.is_empty() {
+        return Ok(());
+    }
+    sealed().try_for_each(|private| seal(&private.path, false))?;
     for file in files {
         fs::write(&file.path, &file.text).step(format!("write {}", file.path))?;
     }
-    for private in privates.iter().filter(|private| !private.writable) {
-        let path = private.path.as_str();
-        let sealed = MountFlags::BIND | MountFlags::RDONLY | PRIVATE;
-        rustix::mount::mount_remount(path, sealed, "").step(format!("seal {path}"))?;
-    }
-    Ok(())
+    sealed().try_for_each(|private| seal(&private.path, true))
+}
+
+fn seal(path: &str, sealed: bool) -> Result<(), Failure> {
+    let mut flags = MountFlags::BIND | PRIVATE;
+    flags.set(MountFlags::RDONLY, sealed);
+    rustix::mount::mount_remount(path, flags, "").step(format!("seal {path}"))
 }
 
 /// Attaches the session's directory, which came as a mount without a place.

@@ -7,7 +7,7 @@ use crate::{
     init::{self, Slot},
     protocol::{self, FORK, FORK_AND_INSPECT, FORKED, NOT_FORKED, READY, ZygoteSpec},
     socket,
-    system::{self, Side},
+    system::{self, ChildSignal, Side},
     walls::{Failure, Step},
 };
 
@@ -16,6 +16,8 @@ pub(crate) struct Zygote {
     spec: ZygoteSpec,
     /// Its user and group, in its own namespace.
     ids: (u32, u32),
+    /// What the interpreter does when a child of its own ends, for its guests.
+    signal: ChildSignal,
 }
 
 impl Zygote {
@@ -26,14 +28,14 @@ impl Zygote {
             return Ok(None);
         };
         let zygote = Self {
+            // Nobody here waits for a slot: the daemon holds each by a descriptor.
+            signal: ChildSignal::ignore().step("leave slots to the kernel")?,
             spec: protocol::decode(&payload).step("read the orders")?,
             ids: (
                 nix::unistd::geteuid().as_raw(),
                 nix::unistd::getegid().as_raw(),
             ),
         };
-        // Nobody here waits for a slot: the daemon holds each by a descriptor.
-        system::reap_by_itself(true).step("leave slots to the kernel")?;
         socket::send(channel, &[READY], None).step("say that the zygote is ready")?;
         Ok(Some(zygote))
     }
@@ -54,7 +56,11 @@ impl Zygote {
         let slot = Slot::new(descriptors).step("receive a slot's descriptors")?;
         match system::fork_into_namespaces() {
             Ok(Side::Child) => Ok(Served::Guest(init::run(
-                &self.spec, self.ids, slot, inspect,
+                &self.spec,
+                self.ids,
+                &self.signal,
+                slot,
+                inspect,
             ))),
             Ok(Side::Parent(handle)) => {
                 socket::send(channel, &[FORKED], Some(handle.as_fd())).step("hand over a slot")?;

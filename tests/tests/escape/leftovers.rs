@@ -102,10 +102,16 @@ fn nothing_is_left_of_hostile_runs() {
         let (marker, job) = marked(job);
         run_while(job, async || {
             eventually("the guest runs", || !support::alive(&marker).is_empty()).await;
-            let during = Holdings::now();
-            assert!(during.descriptors.len() > before.descriptors.len());
-            assert!(during.children.len() > before.children.len() && !during.temporary.is_empty());
-            assert!(during.cgroups > before.cgroups || gap("cgroup_processes", "leftovers"));
+            let no_cgroups = gap("cgroup_processes", "leftovers");
+            // A warm guest is no child of this process; and its slot is replaced in a moment.
+            eventually("there is more of each kind", || {
+                let during = Holdings::now();
+                during.descriptors.len() > before.descriptors.len()
+                    && (crate::WARM || during.children.len() > before.children.len())
+                    && !during.temporary.is_empty()
+                    && (no_cgroups || during.cgroups > before.cgroups)
+            })
+            .await;
         });
     }
 

@@ -61,9 +61,13 @@ pub(crate) async fn warm_bwrap() -> BwrapSandbox {
         },
         ..BwrapConfig::new(limits(|_| {}))
     };
-    BwrapSandbox::start(config)
+    let sandbox = BwrapSandbox::start(config)
         .await
-        .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"))
+        .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"));
+    for pool in sandbox.warm_pools() {
+        assert_eq!(pool.trouble, None, "{}", pool.language);
+    }
+    sandbox
 }
 
 /// A workspace that guests can write to, whoever they are on the host. Removed on drop.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use executor_domain::ResourceLimit;
+use executor_domain::{Language, ResourceLimit};
 use executor_guest::protocol::{self, JobSpec, Limits, Private, ZygoteSpec};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,9 @@ const ZYGOTE_TMPFS_BYTES: u64 = 64 << 20;
 /// How much later than the cgroup a process's own CPU limit comes, so that the cgroup, which counts the whole tree, is
 /// the one that decides.
 const CPU_SLACK_SECONDS: u64 = 2;
+/// Bytes of the file system for a shell's script of at most 1 MiB and its variables, which take at most 1 MiB and 128 KiB
+/// before they are quoted, and four times that after.
+const SCRIPT_BYTES: u64 = 8 << 20;
 /// Most bytes of a result.
 const MAX_RESULT_BYTES: usize = 8 << 20;
 
@@ -263,7 +266,10 @@ impl Engine {
     }
 
     /// What all slots of a zygote have in common.
-    pub(crate) fn zygote_spec(limits: &ResourceLimit) -> Result<ZygoteSpec, SeccompError> {
+    pub(crate) fn zygote_spec(
+        language: Language,
+        limits: &ResourceLimit,
+    ) -> Result<ZygoteSpec, SeccompError> {
         let bytes = tmpfs_bytes(limits);
         let writable = ["/tmp", "/dev/shm"].map(|path| Private {
             path: path.into(),
@@ -271,12 +277,21 @@ impl Engine {
             inodes: TMPFS_INODES,
             writable: true,
         });
+        let is_shell = language == Language::Shell;
+        // A guest that has no channel gets its program as a file.
+        let sealed = is_shell.then(|| Private {
+            path: "/run/sandbox".into(),
+            bytes: SCRIPT_BYTES,
+            inodes: 8,
+            writable: false,
+        });
         Ok(ZygoteSpec {
             guest_filter: seccomp::instructions(seccomp::program()?),
             init_filter: seccomp::instructions(&seccomp::program_of_slots()?),
             guest_ids: GUEST_IDS,
-            private: writable.into(),
+            private: writable.into_iter().chain(sealed).collect(),
             workspace: GUEST_WORKSPACE.into(),
+            has_channel: !is_shell,
         })
     }
 

@@ -135,7 +135,7 @@ fn recipe(
         .zygote_command()
         .ok_or("this interpreter cannot fork")?;
     let library = library::load(options.library.as_deref()).map_err(|error| error.to_string())?;
-    let spec = Engine::zygote_spec(limits).map_err(|error| chain(&error))?;
+    let spec = Engine::zygote_spec(runtime.language(), limits).map_err(|error| chain(&error))?;
     let mut prologue = Vec::new();
     if let Some(bootstrap) = &runtime.bootstrap {
         let preload = options.python_preload.join(" ");

@@ -21,8 +21,12 @@ pub const GUEST_WORKSPACE: &str = "/workspace";
 /// Where a shell guest's script is, read-only.
 pub const SHELL_SCRIPT: &str = "/run/sandbox/main.sh";
 
+/// Where a warm shell finds its variables: assignments, read-only.
+pub const SHELL_ENVIRONMENT: &str = "/run/sandbox/environment.sh";
+
 const PYTHON_BOOTSTRAP: &str = include_str!("python/bootstrap.py");
 const PYTHON_ZYGOTE: &str = include_str!("python/zygote.py");
+const SHELL_ZYGOTE: &str = include_str!("shell/zygote.sh");
 const NODE_BOOTSTRAP: &str = include_str!("node/bootstrap.js");
 
 /// The guest's environment before the caller's variables are added, which may replace any of these. Nothing is inherited
@@ -117,7 +121,9 @@ impl Interpreter {
     pub fn zygote_command(&self) -> Option<Vec<OsString>> {
         match self.language {
             Language::Python => Some(self.words(&["-s", "-c", PYTHON_ZYGOTE])),
-            Language::JavaScript | Language::Shell => None,
+            // The last word is what scripts see as `$0`.
+            Language::Shell => Some(self.words(&["-c", SHELL_ZYGOTE, SHELL_SCRIPT])),
+            Language::JavaScript => None,
         }
     }
 

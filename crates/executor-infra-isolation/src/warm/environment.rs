@@ -22,7 +22,13 @@ const fn of(language: Language) -> &'static [&'static str] {
     match language {
         Language::Python => &["PYTHON*"],
         Language::JavaScript => &["NODE_*", "UV_*", "OPENSSL_*", "SSL_*", "ICU_*"],
-        Language::Shell => &["BASH*", "SHELLOPTS", "ENV", "POSIXLY_CORRECT", "PS4", "IFS"],
+        // Besides what it reads, what it treats differently when it is assigned: bash(1), "Shell Variables".
+        Language::Shell => &[
+            "BASH*", "SHELL*", "ENV", "POSIX*", "PS*", "IFS", "UID", "EUID", "PPID", "RANDOM", "SRANDOM", "SECONDS",
+            "LINENO", "EPOCH*", "HIST*", "hist*", "DIRSTACK", "GROUPS", "FUNC*", "COMP*", "OPT*", "TIMEFORMAT", "TMOUT",
+            "GLOB*", "IGNOREEOF", "MAIL*", "SHLVL", "PWD", "OLDPWD", "CDPATH", "PROMPT*", "FIGNORE", "HOST*", "INPUTRC",
+            "auto_resume", "EXECIGNORE", "CHILD_MAX", "PIPESTATUS", "MAPFILE", "READLINE*", "_",
+        ],
     }
 }
 

@@ -47,7 +47,7 @@ impl WarmOptions {
     }
 
     /// Languages whose warm starts pass every suite that cold ones pass.
-    pub const SUPPORTED: [Language; 1] = [Language::Python];
+    pub const SUPPORTED: [Language; 2] = [Language::Python, Language::Shell];
 }
 
 impl Default for WarmOptions {

@@ -15,6 +15,8 @@
 /// Whether guests start warm.
 const WARM: bool = true;
 
+#[path = "escape/alike.rs"]
+mod alike;
 #[path = "escape/alone.rs"]
 mod alone;
 #[path = "escape/ends.rs"]

@@ -1,7 +1,9 @@
 //! System calls without a safe wrapper. Everything `unsafe` of a slot's life is in here.
 
 use std::{
+    ffi::CStr,
     io,
+    ptr::NonNull,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
@@ -127,16 +129,27 @@ fn set_child_signal(action: &SigAction) -> io::Result<SigAction> {
     Ok(unsafe { sigaction(Signal::SIGCHLD, action) }?)
 }
 
-/// Writes to a variable of the interpreter's own executable, if it has one of this name.
-pub(crate) fn set_symbol(name: &std::ffi::CStr, value: c_int) -> bool {
+/// Reads a variable of the interpreter's own executable, an int, if it has one of this name.
+pub(crate) fn symbol(name: &CStr) -> Option<c_int> {
+    // SAFETY: the caller names a variable that is an int, and the process has one thread.
+    find_symbol::<c_int>(name).map(|address| unsafe { address.as_ptr().read() })
+}
+
+/// Writes to a variable of the interpreter's own executable, an int, if it has one of this name.
+pub(crate) fn set_symbol(name: &CStr, value: c_int) -> bool {
+    let found = find_symbol::<c_int>(name);
+    if let Some(address) = found {
+        // SAFETY: as in `symbol`.
+        unsafe { address.as_ptr().write(value) };
+    }
+    found.is_some()
+}
+
+/// A variable of the interpreter's own executable, by its name.
+pub(crate) fn find_symbol<T>(name: &CStr) -> Option<NonNull<T>> {
     // SAFETY: a search by name through what is loaded, with a name that ends with NUL.
     let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    if address.is_null() {
-        return false;
-    }
-    // SAFETY: the caller names a variable that is an int, and the process has one thread.
-    unsafe { address.cast::<c_int>().write(value) };
-    true
+    NonNull::new(address.cast())
 }
 
 /// Closes descriptors, both ends included. Those who own one of them must never be used or dropped again.
@@ -172,7 +185,7 @@ pub(crate) fn place(descriptor: &OwnedFd, number: RawFd, inherit: bool) -> io::R
 }
 
 /// Adds flags to a mount, without taking any away as a remount would.
-pub(crate) fn harden_mount(path: &std::ffi::CStr) -> io::Result<()> {
+pub(crate) fn harden_mount(path: &CStr) -> io::Result<()> {
     /// `struct mount_attr` of `linux/mount.h`.
     #[repr(C)]
     struct MountAttributes {

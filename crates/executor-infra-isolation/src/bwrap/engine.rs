@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::argv::{self, SystemPath, Walls};
 use crate::{
     cgroup::{self, CgroupLimits, Cgroups, RunCgroup},
-    guest::interpreter::GUEST_WORKSPACE,
+    guest::interpreter::{GUEST_WORKSPACE, SHELL_SCRIPT},
     seccomp::{self, SeccompError},
     stage::wire::{BoundedMount, InitSpec, LaunchSpec, Rlimits, SmallFile, Tenant},
     supervisor::{ColdStart, Finished, Job, Order, Start, SuperviseError, Supervisor},
@@ -246,11 +246,15 @@ impl Engine {
             step: "make standard input",
             source,
         })?;
+        let script = recipe.script.clone().map(|text| SmallFile {
+            path: SHELL_SCRIPT.into(),
+            text,
+        });
         let start = ColdStart {
             launch: self.launch(cgroup.as_ref(), &walls),
             stdin,
             init: InitSpec {
-                files: identity_files(),
+                files: identity_files().into_iter().chain(script).collect(),
                 bounded: bounds(ZYGOTE_TMPFS_BYTES),
                 sealed: vec!["/dev".into(), "/".into()],
                 guest_ids: GUEST_IDS,

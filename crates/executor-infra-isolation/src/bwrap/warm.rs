@@ -149,6 +149,7 @@ fn recipe(
         environment: GUEST_ENVIRONMENT
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
+        script: runtime.interpreter.zygote_script(),
         prologue,
         spec,
         limits: *limits,
@@ -208,7 +209,8 @@ fn trial(language: Language, limits: &ResourceLimit) -> Result<Job, String> {
     let code = match language {
         Language::Python => "def handler(event):\n    return event",
         Language::JavaScript => "exports.handler = (event) => event",
-        Language::Shell => "exit 0",
+        // A warm shell that counted lines wrong would not be one that was started for its script.
+        Language::Shell => "exit $((LINENO - 1))",
     };
     let said = |error: &dyn std::error::Error| error.to_string();
     let mode = match language {

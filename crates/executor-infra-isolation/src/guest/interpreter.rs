@@ -121,10 +121,17 @@ impl Interpreter {
     pub fn zygote_command(&self) -> Option<Vec<OsString>> {
         match self.language {
             Language::Python => Some(self.words(&["-s", "-c", PYTHON_ZYGOTE])),
-            // The last word is what scripts see as `$0`.
-            Language::Shell => Some(self.words(&["-c", SHELL_ZYGOTE, SHELL_SCRIPT])),
+            Language::Shell => Some(self.command()),
             Language::JavaScript => None,
         }
+    }
+
+    /// What a zygote finds at [`SHELL_SCRIPT`], in place of a guest's script; `None`: nothing.
+    pub fn zygote_script(&self) -> Option<String> {
+        /// Most that bash reads of a script at once (`MAX_INPUT_BUFFER_SIZE` of its input.h), with room for the rest.
+        const PADDED: usize = 7000;
+        let padding = "#".repeat(PADDED);
+        (self.language == Language::Shell).then(|| SHELL_ZYGOTE.replace("@PADDING@", &padding))
     }
 
     /// The words that make it print its version, for [`parse_version`].
@@ -214,6 +221,16 @@ mod tests {
         let bash = Interpreter::find(Language::Shell, host(&files)).unwrap();
         assert_eq!(bash.path(), Path::new("/bin/bash"));
         assert_eq!(bash.command(), ["/bin/bash", "/run/sandbox/main.sh"]);
+    }
+
+    #[test]
+    fn a_warm_shell_reads_its_own_script_at_once_and_nothing_after_the_fork() {
+        let bash = [("/usr/bin/bash", "/usr/bin/bash")];
+        let bash = Interpreter::find(Language::Shell, host(&bash)).unwrap();
+        let script = bash.zygote_script().unwrap();
+        assert!((7000..8172).contains(&script.len()), "{}", script.len());
+        assert!(script.trim_end().ends_with("|| exit") && script.ends_with('\n'));
+        assert_eq!(script.lines().filter(|line| !line.starts_with('#')).count(), 1);
     }
 
     #[test]

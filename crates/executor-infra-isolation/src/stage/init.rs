@@ -217,10 +217,6 @@ fn start(spec: &InitSpec, mut descriptors: VecDeque<OwnedFd>) -> Result<Pid, Sta
         .ok_or_else(|| io::Error::other("no program"))
         .step("start the guest")?;
 
-    // SIGCHLD and SIGPIPE for us; the standard library gives the guest an empty mask and default handlers.
-    SigSet::from(Signal::SIGCHLD)
-        .thread_block()
-        .step("block SIGCHLD")?;
     let guest = Command::new(program)
         .args(arguments)
         .env_clear()
@@ -233,6 +229,10 @@ fn start(spec: &InitSpec, mut descriptors: VecDeque<OwnedFd>) -> Result<Pid, Sta
         .spawn()
         .step(format!("start {program}"))?;
     drop(inherited);
+    // For us, and not before: the guest would inherit it. Whoever has ended by now is found by the first look.
+    SigSet::from(Signal::SIGCHLD)
+        .thread_block()
+        .step("block SIGCHLD")?;
     let id = i32::try_from(guest.id())
         .map_err(io::Error::other)
         .step("start the guest")?;

@@ -48,6 +48,8 @@ pub(crate) struct Recipe {
     pub argv: Vec<String>,
     /// Its environment, which its guests inherit.
     pub environment: Vec<(String, String)>,
+    /// A script of ours, where it finds that of a guest.
+    pub script: Option<String>,
     /// What it reads first on its channel: its program.
     pub prologue: Vec<u8>,
     /// What its slots have in common.

@@ -2,7 +2,7 @@
 
 use std::{
     mem::ManuallyDrop,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use nix::{
@@ -68,6 +68,15 @@ impl Slot {
     }
 }
 
+/// What is special about a slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wishes {
+    /// Whether the guest is to look at its walls and report.
+    pub(crate) inspect: bool,
+    /// Whether it keeps the interpreter's descriptors for now.
+    pub(crate) keep: bool,
+}
+
 /// Makes a slot of this process, the first one of new namespaces, whose ids in the namespace above are `outside`. Returns in
 /// the guest only; the init ends in here.
 pub(crate) fn run(
@@ -75,7 +84,7 @@ pub(crate) fn run(
     outside: (u32, u32),
     signal: &ChildSignal,
     slot: Slot,
-    inspect: bool,
+    wishes: Wishes,
 ) -> Guest {
     let Slot {
         control,
@@ -85,7 +94,7 @@ pub(crate) fn run(
     // The guest closes whatever it was not given, and must not close that number again.
     let control = ManuallyDrop::new(control);
     let ended = prepare(spec, outside, cgroups)
-        .and_then(|()| divide(spec, signal, &control, streams, inspect))
+        .and_then(|()| divide(spec, signal, &control, streams, wishes))
         .and_then(|side| match side {
             Half::Guest(guest) => Ok(Some(guest)),
             Half::Init { guest, line } => {
@@ -124,7 +133,7 @@ fn divide(
     signal: &ChildSignal,
     control: &OwnedFd,
     streams: Streams,
-    inspect: bool,
+    wishes: Wishes,
 ) -> Result<Half, Failure> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -140,7 +149,10 @@ fn divide(
         Side::Child => {
             system::place(&theirs, LIBRARY, false).step("make a line to the init")?;
             drop((ours, theirs));
-            match guest::wall_in(spec, signal, streams, inspect) {
+            // By its number: see `run`.
+            let number = control.as_raw_fd().cast_unsigned();
+            system::close_range(number, number).step("leave the daemon to the init")?;
+            match guest::wall_in(spec, signal, streams, wishes) {
                 Ok(guest) => Ok(Half::Guest(guest)),
                 Err(failure) => guest::give_up(&failure),
             }

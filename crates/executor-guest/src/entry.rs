@@ -37,14 +37,10 @@ fn role() -> MutexGuard<'static, Role> {
 // SAFETY: no other symbol of this name exists in any interpreter.
 #[unsafe(no_mangle)]
 pub extern "C" fn executor_guest_wait() -> i32 {
-    wait(false)
-}
-
-fn wait(keep: bool) -> i32 {
     if !matches!(*role(), Role::Interpreter) {
         return -1;
     }
-    match Zygote::start(keep) {
+    match Zygote::start() {
         Ok(Some(zygote)) => {
             *role() = Role::Zygote(zygote);
             0
@@ -94,17 +90,7 @@ pub extern "C" fn executor_guest_take() -> i32 {
 /// Makes the interpreter a zygote and serves the daemon; comes back with 1 in guests, for interpreters that have nothing to do
 /// between one fork and the next.
 pub(crate) fn become_guest() -> i32 {
-    become_guest_with(false)
-}
-
-/// The same for interpreters with an event loop, whose descriptors have to live until the guest has replaced them: see
-/// [`system::replace_inherited`].
-pub(crate) fn become_guest_of_a_loop() -> i32 {
-    become_guest_with(true)
-}
-
-fn become_guest_with(keep: bool) -> i32 {
-    if wait(keep) < 0 {
+    if executor_guest_wait() < 0 {
         return -1;
     }
     loop {

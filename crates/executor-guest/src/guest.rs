@@ -6,7 +6,7 @@ use nix::sched::CloneFlags;
 use rustix::thread::CapabilitySet;
 
 use crate::{
-    init::{Streams, Wishes},
+    init::Streams,
     protocol::{self, CHANNEL, Inspection, JobSpec, Report, ZygoteSpec},
     socket,
     system::{self, ChildSignal, LINE},
@@ -25,7 +25,7 @@ pub(crate) fn wall_in(
     spec: &ZygoteSpec,
     restore: &ChildSignal,
     streams: Streams,
-    wishes: Wishes,
+    inspect: bool,
 ) -> Result<Guest, Failure> {
     // A group of its own, so that `kill 0` means the guest and not its init.
     nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))
@@ -43,9 +43,7 @@ pub(crate) fn wall_in(
     rustix::stdio::dup2_stderr(&streams.stderr).step("connect the guest")?;
     system::place(&streams.channel, CHANNEL, true).step("connect the guest")?;
     drop((nothing, streams));
-    if !wishes.keep {
-        system::close_range(LINE + 1, u32::MAX).step("close inherited descriptors")?;
-    }
+    system::close_range(LINE + 1, u32::MAX).step("close inherited descriptors")?;
 
     // A user namespace of its own, in which it is an ordinary user. The mounts belong to that of the init, so no capability
     // in this one has power over them; and it is the last, because the init's may have one below it.
@@ -55,7 +53,7 @@ pub(crate) fn wall_in(
     // Last, since it refuses half of the above.
     walls::filter(&spec.guest_filter)?;
 
-    if wishes.inspect {
+    if inspect {
         tell(&Report::Started(Some(look())))?;
     }
     Ok(Guest {

@@ -2,7 +2,7 @@
 
 use std::{
     mem::ManuallyDrop,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use nix::{
@@ -68,15 +68,6 @@ impl Slot {
     }
 }
 
-/// What is special about a slot.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Wishes {
-    /// Whether the guest is to look at its walls and report.
-    pub(crate) inspect: bool,
-    /// Whether it keeps the interpreter's descriptors for now.
-    pub(crate) keep: bool,
-}
-
 /// Makes a slot of this process, the first one of new namespaces, whose ids in the namespace above are `outside`. Returns in
 /// the guest only; the init ends in here.
 pub(crate) fn run(
@@ -84,7 +75,7 @@ pub(crate) fn run(
     outside: (u32, u32),
     signal: &ChildSignal,
     slot: Slot,
-    wishes: Wishes,
+    inspect: bool,
 ) -> Guest {
     let Slot {
         control,
@@ -94,7 +85,7 @@ pub(crate) fn run(
     // The guest closes whatever it was not given, and must not close that number again.
     let control = ManuallyDrop::new(control);
     let ended = prepare(spec, outside, cgroups)
-        .and_then(|()| divide(spec, signal, &control, streams, wishes))
+        .and_then(|()| divide(spec, signal, &control, streams, inspect))
         .and_then(|side| match side {
             Half::Guest(guest) => Ok(Some(guest)),
             Half::Init { guest, line } => {
@@ -133,7 +124,7 @@ fn divide(
     signal: &ChildSignal,
     control: &OwnedFd,
     streams: Streams,
-    wishes: Wishes,
+    inspect: bool,
 ) -> Result<Half, Failure> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -149,10 +140,7 @@ fn divide(
         Side::Child => {
             system::place(&theirs, LIBRARY, false).step("make a line to the init")?;
             drop((ours, theirs));
-            // By its number: see `run`.
-            let number = control.as_raw_fd().cast_unsigned();
-            system::close_range(number, number).step("leave the daemon to the init")?;
-            match guest::wall_in(spec, signal, streams, wishes) {
+            match guest::wall_in(spec, signal, streams, inspect) {
                 Ok(guest) => Ok(Half::Guest(guest)),
                 Err(failure) => guest::give_up(&failure),
             }

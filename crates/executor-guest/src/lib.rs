@@ -26,8 +26,6 @@ mod guest;
 #[cfg(target_os = "linux")]
 mod init;
 #[cfg(target_os = "linux")]
-mod node;
-#[cfg(target_os = "linux")]
 mod socket;
 #[cfg(target_os = "linux")]
 mod system;
@@ -38,7 +36,5 @@ mod zygote;
 
 #[cfg(target_os = "linux")]
 pub use bash::{Builtin, executor_guest_struct};
-#[cfg(target_os = "linux")]
-pub use node::{napi_register_module_v1, pthread_cond_destroy};
 #[cfg(target_os = "linux")]
 pub use entry::{executor_guest_fork, executor_guest_take, executor_guest_wait};

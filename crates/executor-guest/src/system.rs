@@ -184,53 +184,6 @@ pub(crate) fn place(descriptor: &OwnedFd, number: RawFd, inherit: bool) -> io::R
     check(result.into())
 }
 
-/// Descriptors of an interpreter, from this number on. Below are its streams, the channel and the library.
-const FIRST_INHERITED: i32 = LIBRARY + 1;
-
-fn inherited() -> io::Result<Vec<RawFd>> {
-    let numbers = std::fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|number| *number >= FIRST_INHERITED)
-        .collect();
-    Ok(numbers)
-}
-
-/// In a zygote whose interpreter has descriptors of its own: marks them, by taking close-on-exec from each. What is made
-/// later has it, here and in all libraries, and can be told from them. A zygote executes nothing.
-pub(crate) fn mark_inherited() -> io::Result<()> {
-    for number in inherited()? {
-        // SAFETY: `fcntl` with a number; that of the listing is closed by now, which is the one error expected.
-        unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
-    }
-    Ok(())
-}
-
-/// In a guest: puts `/dev/null` in the place of what [`mark_inherited`] has marked and nobody has replaced yet. Not closed,
-/// because threads of the zygote that do not exist here are still written to at those numbers, and the guest's files must not
-/// get them.
-pub(crate) fn replace_inherited() -> io::Result<()> {
-    let nothing: OwnedFd = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?
-        .into();
-    for number in inherited()? {
-        // SAFETY: `fcntl` with a number.
-        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-        if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
-            place(&nothing, number, false)?;
-        }
-    }
-    Ok(())
-}
-
-/// Has children inherit a range of memory (`MADV_DOFORK`, madvise(2)).
-pub(crate) fn inherit_memory(start: usize, end: usize) {
-    let address = std::ptr::with_exposed_provenance_mut(start);
-    // SAFETY: this changes what a fork copies, and nothing of the memory.
-    unsafe { libc::madvise(address, end - start, libc::MADV_DOFORK) };
-}
-
 /// Adds flags to a mount, without taking any away as a remount would.
 pub(crate) fn harden_mount(path: &CStr) -> io::Result<()> {
     /// `struct mount_attr` of `linux/mount.h`.

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use crate::{
     guest::Guest,
-    init::{self, Slot, Wishes},
+    init::{self, Slot},
     protocol::{self, FORK, FORK_AND_INSPECT, FORKED, NOT_FORKED, READY, ZygoteSpec},
     socket,
     system::{self, ChildSignal, Side},
@@ -16,18 +16,13 @@ pub(crate) struct Zygote {
     spec: ZygoteSpec,
     /// Its user and group, in its own namespace.
     ids: (u32, u32),
-    /// Whether guests keep the interpreter's descriptors until they can replace them.
-    keep: bool,
     /// What the interpreter does when a child of its own ends, for its guests.
     signal: ChildSignal,
 }
 
 impl Zygote {
     /// Reads its orders, and says that it is ready. `None`: the daemon is gone.
-    pub(crate) fn start(keep: bool) -> Result<Option<Self>, Failure> {
-        if keep {
-            system::mark_inherited().step("mark the interpreter's descriptors")?;
-        }
+    pub(crate) fn start() -> Result<Option<Self>, Failure> {
         let channel = system::channel();
         let Some((payload, _)) = socket::receive_frame(channel).step("receive the orders")? else {
             return Ok(None);
@@ -35,7 +30,6 @@ impl Zygote {
         let zygote = Self {
             // Nobody here waits for a slot: the daemon holds each by a descriptor.
             signal: ChildSignal::ignore().step("leave slots to the kernel")?,
-            keep,
             spec: protocol::decode(&payload).step("read the orders")?,
             ids: (
                 nix::unistd::geteuid().as_raw(),
@@ -66,10 +60,7 @@ impl Zygote {
                 self.ids,
                 &self.signal,
                 slot,
-                Wishes {
-                    inspect,
-                    keep: self.keep,
-                },
+                inspect,
             ))),
             Ok(Side::Parent(handle)) => {
                 socket::send(channel, &[FORKED], Some(handle.as_fd())).step("hand over a slot")?;

@@ -110,64 +110,6 @@ const PYTHON: &[&str] = &[
     "import time; print(time.process_time() < 5)",
 ];
 
-/// Programs that are run from top to bottom by Node.
-const NODE: &[&str] = &[
-    "console.log('hello')",
-    "process.exit(3)",
-    "process.exitCode = 4",
-    "throw new Error('bad')",
-    "Promise.reject(new Error('bad'))",
-    "setTimeout(() => { throw new TypeError('late') }, 5)",
-    "process.kill(process.pid, 'SIGTERM')",
-    "process.on('SIGTERM', () => { console.log('caught'); process.exit(5) }); process.kill(process.pid, 'SIGTERM'); setTimeout(() => {}, 1000)",
-    "process.abort()",
-    "process.on('exit', (code) => console.log('bye', code))",
-    "process.on('beforeExit', () => console.log('before'))",
-    "process.on('uncaughtException', (error) => console.log('caught', error.message)); throw new Error('x')",
-    "process.on('exit', () => { process.exitCode = 9 })",
-    "setTimeout(() => console.log('timer'), 10)",
-    "setImmediate(() => console.log('immediate')); process.nextTick(() => console.log('tick'))",
-    "require('fs').promises.readFile('/etc/hostname').catch((e) => console.log(e.code))",
-    "require('fs').writeFileSync('a.txt', 'x'); console.log(require('fs').readFileSync('a.txt', 'utf8'))",
-    "console.log(require('child_process').execSync('echo child').toString())",
-    "require('child_process').spawn('sh', ['-c', 'exit 3']).on('exit', (code) => console.log('child', code))",
-    "require('child_process').exec('kill -9 $$', (error) => console.log(error.signal))",
-    "const { Worker } = require('worker_threads'); new Worker('require(\"worker_threads\").parentPort.postMessage(1)', { eval: true }).on('message', console.log)",
-    "console.log(require('crypto').createHash('sha256').update('x').digest('hex'))",
-    "require('crypto').pbkdf2('a', 'b', 1000, 16, 'sha1', (e, k) => console.log(k.toString('hex')))",
-    "require('zlib').gzip('x', (e, d) => console.log(d.length > 0))",
-    "const s = require('net').createServer((c) => c.end('hi')); s.listen(0, '127.0.0.1', () => require('net').connect(s.address().port).on('data', (d) => { console.log(String(d)); s.close() }))",
-    "require('dns').lookup('localhost', (e, a) => console.log(e, a))",
-    "fetch('http://127.0.0.1:9').catch((e) => console.log(e.cause.code))",
-    "console.log(process.argv, process.execArgv, process.title, process.ppid, process.cwd())",
-    "console.log(process.pid, process.getuid(), process.umask(), process.version, process.release.name)",
-    "console.log(Object.entries(process.env).sort())",
-    "console.log(Object.getOwnPropertyNames(globalThis).sort().join())",
-    "console.log(require.main === module, __filename, __dirname, module.paths[0])",
-    "console.error('to stderr'); console.log(process.stdout.isTTY, process.stdin.isTTY)",
-    "process.stdin.on('data', () => {}).on('end', () => console.log('end'))",
-    "process.stdout.write('x'.repeat(1e6)); process.exit(0)",
-    "import fs from 'node:fs'; console.log(typeof fs.readFileSync, import.meta.url)",
-    "console.log(await Promise.resolve(7))",
-    "console.log(new Intl.NumberFormat('de').format(1234.5), new Date(0).toString())",
-    "new WebAssembly.Module(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0])); console.log('wasm')",
-    "let a = 0; for (let i = 0; i < 5e6; i++) a = (a + i * 3) % 1000003; console.log(a)",
-    "const a = []; for (let i = 0; i < 3e5; i++) a.push({ i, s: String(i) }); console.log(a.length)",
-    "console.log(process.memoryUsage().heapUsed > 0, require('v8').getHeapStatistics().heap_size_limit)",
-    "process.emitWarning('careful')",
-    "function f() { f() } f()",
-    "require('fs').watch('.', () => {}).close(); console.log('watched')",
-    "console.log(Math.random.name, Math.random.length, Math.random() < 1, Object.getOwnPropertyDescriptor(Math, 'random').enumerable)",
-    "console.log(require('os').cpus().length > 0, require('os').hostname(), require('os').tmpdir())",
-    "const { performance } = require('perf_hooks'); console.log(performance.now() > 0)",
-    "console.log(structuredClone({ a: new Map([[1, 2]]) }).a.get(1), queueMicrotask.name, new AbortController().signal.aborted)",
-    "require('fs').openSync('/dev/null'); console.log('opened')",
-    "const r = require('readline').createInterface({ input: process.stdin }); r.on('close', () => console.log('closed'))",
-    "process.reallyExit(6)",
-    "nosuch()",
-    "syntax error here",
-];
-
 /// The handlers of the runners' own suite.
 fn handlers(text: &str) -> Vec<&str> {
     text.split("\n=== ")
@@ -210,7 +152,6 @@ fn compare(language: Language, handlers: &[&str], scripts: &[&str]) {
         (scripts, support::script),
     ] {
         for code in codes {
-            eprintln!("{code}");
             let (one, other) = (Workspace::new(), Workspace::new());
             let cold = make(language, code, &one);
             let warm = make(language, code, &other);
@@ -231,15 +172,6 @@ fn compare(language: Language, handlers: &[&str], scripts: &[&str]) {
 #[test]
 fn warm_shells_do_as_cold_ones() {
     compare(Language::Shell, &[], SCRIPTS);
-}
-
-#[test]
-fn warm_node_does_as_cold_node() {
-    let cases =
-        include_str!("../../../crates/executor-infra-isolation/tests/runners/javascript.txt");
-    let cases = handlers(cases);
-    assert!(cases.len() >= 60, "only {} cases were read", cases.len());
-    compare(Language::JavaScript, &cases, NODE);
 }
 
 #[test]

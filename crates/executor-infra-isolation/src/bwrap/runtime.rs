@@ -95,16 +95,7 @@ impl Runtime {
     }
 
     fn argv(&self, memory_limit_mb: u64) -> Vec<String> {
-        self.with_options(words(self.interpreter.command()), memory_limit_mb)
-    }
-
-    /// The words that start a zygote whose guests may use this much memory; `None`: this interpreter cannot be one.
-    pub(crate) fn zygote_argv(&self, memory_limit_mb: u64) -> Option<Vec<String>> {
-        let command = self.interpreter.zygote_command()?;
-        Some(self.with_options(words(command), memory_limit_mb))
-    }
-
-    fn with_options(&self, mut argv: Vec<String>, memory_limit_mb: u64) -> Vec<String> {
+        let mut argv = words(self.interpreter.command());
         argv.splice(1..1, self.options.iter().cloned());
         if self.language() == Language::JavaScript {
             // V8 sizes its heap by the machine's memory and would meet the cgroup's limit before it collects garbage.

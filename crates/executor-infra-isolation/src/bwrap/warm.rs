@@ -1,6 +1,6 @@
 //! What is kept warm: which languages, proven how, and what each falls back to and why.
 
-use std::{num::NonZero, sync::Arc, time::Duration};
+use std::{num::NonZero, sync::Arc};
 
 use executor_application::{CancellationToken, Job, WarmPool};
 use executor_domain::{
@@ -10,7 +10,7 @@ use executor_domain::{
 use super::{
     engine::Engine,
     outcome::{Program, judge},
-    runtime::Runtime,
+    runtime::{Runtime, words},
     walls,
 };
 use crate::{
@@ -84,12 +84,6 @@ impl Warm {
         if needed_at_start(language, &job.environment).is_some() {
             return None;
         }
-        // The size of V8's heap is decided when Node starts.
-        if language == Language::JavaScript
-            && job.limits.max_memory_mb() != pool.limits().max_memory_mb()
-        {
-            return None;
-        }
         pool.take().await
     }
 
@@ -136,33 +130,25 @@ fn recipe(
     limits: &ResourceLimit,
     options: &WarmOptions,
 ) -> Result<Recipe, String> {
-    let argv = runtime
-        .zygote_argv(limits.max_memory_mb())
+    let command = runtime
+        .interpreter
+        .zygote_command()
         .ok_or("this interpreter cannot fork")?;
     let library = library::load(options.library.as_deref()).map_err(|error| error.to_string())?;
     let spec = Engine::zygote_spec(runtime.language(), limits).map_err(|error| chain(&error))?;
     let mut prologue = Vec::new();
     if let Some(bootstrap) = &runtime.bootstrap {
-        let preload = match runtime.language() {
-            Language::Python => options.python_preload.join(" "),
-            Language::JavaScript => options.node_preload.join(" "),
-            Language::Shell => String::new(),
-        };
+        let preload = options.python_preload.join(" ");
         for (kind, payload) in [(b'B', bootstrap.as_bytes()), (b'P', preload.as_bytes())] {
             prologue.extend(frame(kind, payload).map_err(|error| error.to_string())?);
         }
     }
-    // Node's end would wait for threads of the zygote's: `pthread_cond_destroy` in executor-guest.
-    let is_node = runtime.language() == Language::JavaScript;
-    let preloaded = is_node.then_some(("LD_PRELOAD", LIBRARY_PATH));
     Ok(Recipe {
         language: runtime.language(),
-        argv,
+        argv: words(command),
         environment: GUEST_ENVIRONMENT
-            .into_iter()
-            .chain(preloaded)
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
+            .into(),
         script: runtime.interpreter.zygote_script(),
         prologue,
         spec,
@@ -171,10 +157,6 @@ fn recipe(
     })
 }
 
-/// How long a guest of ours may take in a slot: it has nothing to do.
-const TRIAL_LIMIT: Duration = Duration::from_secs(10);
-/// The guest library, as a zygote sees it: `LIBRARY` of its protocol.
-const LIBRARY_PATH: &str = "/proc/self/fd/4";
 /// A directory that every host has, to prove with that a slot gets its workspace. The guest is ours and touches nothing.
 const ANY_DIRECTORY: &str = "/usr";
 
@@ -211,11 +193,7 @@ async fn prove(
         Some(ANY_DIRECTORY),
         &cancel,
     );
-    let patience = tokio::time::timeout(TRIAL_LIMIT, run);
-    let run = patience
-        .await
-        .map_err(|_| "a guest of ours did not end in a slot")?
-        .map_err(|error| chain(&error))?;
+    let run = run.await.map_err(|error| chain(&error))?;
     let outcome = judge(&program, run.finished, run.used.as_ref());
     match outcome.ending {
         Ending::Completed { .. } => Ok(()),

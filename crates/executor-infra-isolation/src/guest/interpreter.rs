@@ -27,7 +27,6 @@ pub const SHELL_ENVIRONMENT: &str = "/run/sandbox/environment.sh";
 const PYTHON_BOOTSTRAP: &str = include_str!("python/bootstrap.py");
 const PYTHON_ZYGOTE: &str = include_str!("python/zygote.py");
 const SHELL_ZYGOTE: &str = include_str!("shell/zygote.sh");
-const NODE_ZYGOTE: &str = include_str!("node/zygote.js");
 const NODE_BOOTSTRAP: &str = include_str!("node/bootstrap.js");
 
 /// The guest's environment before the caller's variables are added, which may replace any of these. Nothing is inherited
@@ -123,14 +122,7 @@ impl Interpreter {
         match self.language {
             Language::Python => Some(self.words(&["-s", "-c", PYTHON_ZYGOTE])),
             Language::Shell => Some(self.command()),
-            Language::JavaScript => Some(self.words(&[
-                // Threads of V8's would not be there after a fork.
-                "--single-threaded",
-                "--v8-pool-size=0",
-                "--experimental-vm-modules",
-                "-e",
-                NODE_ZYGOTE,
-            ])),
+            Language::JavaScript => None,
         }
     }
 

@@ -25,8 +25,6 @@ const MAX_CAUSES = 8;
 const job = JSON.parse(receive('J'));
 const source = receive('C').replace(/^\uFEFF/, '').replace(/^#!/, '//');
 const eventText = receive('E');
-// Only for interpreters that were started before their job.
-for (const [name, value] of job.environment ?? []) process.env[name] = value;
 const isScript = job.mode === 'script';
 const deadline = monotonicMs() + job.remaining_ms;
 const directory = process.cwd();

@@ -16,8 +16,8 @@ use executor_domain::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Job, LanguageSupport, Sandbox, SandboxDescription, SandboxError, Wall, WarmPool, Workspace,
-    WorkspaceError, Workspaces,
+    Clock, Job, LanguageSupport, Sandbox, SandboxDescription, SandboxError, Wall, WarmPool,
+    Workspace, WorkspaceError, Workspaces,
 };
 
 /// A sandbox that isolates nothing and needs nothing. Its guests are written in a language of their own, one command a

@@ -3,8 +3,8 @@
 use std::{
     ffi::CStr,
     io,
-    ptr::NonNull,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    ptr::NonNull,
 };
 
 use libc::{c_int, c_long};

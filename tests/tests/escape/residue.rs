@@ -115,7 +115,10 @@ fn a_slot_is_used_once() {
     let seen = returned(code, 12);
     let different: BTreeSet<_> = seen.iter().collect();
     assert_eq!(different.len(), seen.len(), "{seen:?}");
-    assert!(seen.iter().all(|line| line.starts_with("[2,1,")), "{seen:?}");
+    assert!(
+        seen.iter().all(|line| line.starts_with("[2,1,")),
+        "{seen:?}"
+    );
 }
 
 /// Whoever needs something at the interpreter's start gets an interpreter that starts.

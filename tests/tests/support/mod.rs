@@ -136,10 +136,8 @@ pub(crate) fn alive(marker: &str) -> Vec<u32> {
     let own = std::process::id();
     let directory = marker.rsplit('/').next().unwrap_or(marker);
     let holds = |pid: &u32, file: &str, what: &str| {
-        std::fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|text| {
-            text.windows(what.len())
-                .any(|part| part == what.as_bytes())
-        })
+        std::fs::read(format!("/proc/{pid}/{file}"))
+            .is_ok_and(|text| text.windows(what.len()).any(|part| part == what.as_bytes()))
     };
     let has_marker = |pid: &u32| {
         holds(pid, "cmdline", marker)

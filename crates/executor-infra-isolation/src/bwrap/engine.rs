@@ -356,7 +356,9 @@ impl Engine {
             open_files: OPEN_FILES,
             file_size: limits.file_size_bytes(),
             // With a cgroup, that one decides, because it reports what it refused.
-            processes: limits.max_processes() + inits + if support.pids { OWN_PROCESSES } else { 0 },
+            processes: limits.max_processes()
+                + inits
+                + if support.pids { OWN_PROCESSES } else { 0 },
             cpu_seconds: cpu_seconds
                 + if support.cpu_accounting {
                     CPU_SLACK_SECONDS

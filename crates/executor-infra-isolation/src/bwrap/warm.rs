@@ -1,6 +1,6 @@
 //! What is kept warm: which languages, proven how, and what each falls back to and why.
 
-use std::{num::NonZero, sync::Arc};
+use std::{num::NonZero, sync::Arc, time::Duration};
 
 use executor_application::{CancellationToken, Job, WarmPool};
 use executor_domain::{
@@ -157,6 +157,8 @@ fn recipe(
     })
 }
 
+/// How long a guest of ours may take in a slot: it has nothing to do.
+const TRIAL_LIMIT: Duration = Duration::from_secs(10);
 /// A directory that every host has, to prove with that a slot gets its workspace. The guest is ours and touches nothing.
 const ANY_DIRECTORY: &str = "/usr";
 
@@ -193,7 +195,10 @@ async fn prove(
         Some(ANY_DIRECTORY),
         &cancel,
     );
-    let run = run.await.map_err(|error| chain(&error))?;
+    let run = tokio::time::timeout(TRIAL_LIMIT, run)
+        .await
+        .map_err(|_| "a guest of ours did not end in a slot")?
+        .map_err(|error| chain(&error))?;
     let outcome = judge(&program, run.finished, run.used.as_ref());
     match outcome.ending {
         Ending::Completed { .. } => Ok(()),

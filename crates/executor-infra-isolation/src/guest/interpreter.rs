@@ -230,7 +230,10 @@ mod tests {
         let script = bash.zygote_script().unwrap();
         assert!((7000..8172).contains(&script.len()), "{}", script.len());
         assert!(script.trim_end().ends_with("|| exit") && script.ends_with('\n'));
-        assert_eq!(script.lines().filter(|line| !line.starts_with('#')).count(), 1);
+        assert_eq!(
+            script.lines().filter(|line| !line.starts_with('#')).count(),
+            1
+        );
     }
 
     #[test]

@@ -103,7 +103,11 @@ pub(super) async fn info(
         walls: sandbox.walls.iter().map(WallDto::from).collect(),
         limits: LimitsDto::from(executor.policy().ceilings()),
         languages: sandbox.languages.iter().map(LanguageDto::from).collect(),
-        warm_pools: executor.warm_pools().into_iter().map(WarmPoolDto::from).collect(),
+        warm_pools: executor
+            .warm_pools()
+            .into_iter()
+            .map(WarmPoolDto::from)
+            .collect(),
         capacity: CapacityDto::from(executor.capacity()),
         max_body_bytes: api.options().max_body_bytes,
     };

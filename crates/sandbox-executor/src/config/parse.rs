@@ -70,7 +70,10 @@ pub(crate) fn python_modules(text: &str) -> Result<Vec<String>, Wrong> {
                 && part.chars().all(|c| c.is_alphanumeric() || c == '_')
         })
     };
-    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let names = text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
     names
         .map(|name| {
             is_name(name).then(|| name.to_owned()).ok_or_else(|| {

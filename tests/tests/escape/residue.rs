@@ -1,6 +1,6 @@
 //! What a warm start could carry from one guest to the next, or from the zygote to a guest: nothing but what is documented.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, env, fs};
 
 use executor_application::Job;
 use executor_domain::{Language, Start};
@@ -175,4 +175,74 @@ fn a_burst_is_served() {
             assert_ne!(outcome.start, Start::Cold);
         }
     });
+}
+
+/// What a zygote holds: descriptors, resident KiB, and children that nobody has reaped.
+#[derive(Debug)]
+struct Zygote {
+    descriptors: usize,
+    resident_kib: u64,
+    zombies: usize,
+}
+
+impl Zygote {
+    /// The zygote of Python among the descendants of this process.
+    fn of_python() -> Self {
+        let field = |pid: u32, name: &str| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|line| line.trim().to_owned()).unwrap_or_default()
+        };
+        let all: Vec<u32> = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+            .collect();
+        let parent = |pid: u32| field(pid, "PPid:").parse::<u32>().unwrap_or(0);
+        let is_ours = |pid: u32| {
+            let own = std::process::id();
+            std::iter::successors(Some(pid), |pid| Some(parent(*pid)).filter(|pid| *pid > 0))
+                .any(|pid| pid == own)
+        };
+        let is_zygote = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // The second process of its namespace; slots are in namespaces below.
+            String::from_utf8_lossy(&line).contains("PyOS_BeforeFork")
+                && field(*pid, "NSpid:").split_whitespace().count() == 2
+                && is_ours(*pid)
+        };
+        let pid = all.iter().copied().find(is_zygote).expect("a zygote");
+        let children = all.iter().filter(|child| parent(**child) == pid);
+        Self {
+            descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
+            resident_kib: field(pid, "VmRSS:")
+                .trim_end_matches(" kB")
+                .parse()
+                .unwrap(),
+            zombies: children
+                .filter(|child| field(**child, "State:").starts_with('Z'))
+                .count(),
+        }
+    }
+}
+
+/// `SOAK_FORKS` says how many; by default as many as there is patience for.
+#[test]
+fn a_zygote_stays_as_it_is_however_often_it_forks() {
+    let forks = env::var("SOAK_FORKS").map_or(300, |text| text.parse().unwrap());
+    let code = "def handler(event): return 7";
+    returned(code, 20);
+    let before = Zygote::of_python();
+    let workspace = Workspace::new();
+    for number in 0..forks {
+        let outcome = run(support::job(Language::Python, code, &workspace));
+        assert_returned(&outcome, "7");
+        if number % 1000 == 999 {
+            eprintln!("{} forks: {:?}", number + 1, Zygote::of_python());
+        }
+    }
+    let after = Zygote::of_python();
+    assert_eq!(after.descriptors, before.descriptors);
+    assert_eq!(after.zombies, 0);
+    let growth = after.resident_kib.saturating_sub(before.resident_kib);
+    assert!(growth < 2048, "{before:?} {after:?}");
 }

@@ -63,7 +63,7 @@ impl Warm {
             match started {
                 Ok(pool) => warm.pools.push(pool),
                 Err(why) => {
-                    tracing::warn!(%language, %why, "this language starts cold");
+                    tracing::info!(%language, %why, "this language starts cold");
                     warm.cold.push((language, why));
                 }
             }
@@ -133,7 +133,7 @@ fn recipe(
     let command = runtime
         .interpreter
         .zygote_command()
-        .ok_or("this interpreter cannot fork")?;
+        .ok_or("this interpreter does not always end after a fork; see docs/warm-starts.md")?;
     let library = library::load(options.library.as_deref()).map_err(|error| error.to_string())?;
     let spec = Engine::zygote_spec(runtime.language(), limits).map_err(|error| chain(&error))?;
     let mut prologue = Vec::new();

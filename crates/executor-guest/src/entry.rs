@@ -19,7 +19,7 @@ const FAILED: i32 = 125;
 enum Role {
     /// Just loaded.
     Interpreter,
-    Zygote(Zygote),
+    Zygote(Box<Zygote>),
     Guest(Guest),
     /// A guest that has its job: these functions are of no more use to it.
     Released,
@@ -42,7 +42,7 @@ pub extern "C" fn executor_guest_wait() -> i32 {
     }
     match Zygote::start() {
         Ok(Some(zygote)) => {
-            *role() = Role::Zygote(zygote);
+            *role() = Role::Zygote(Box::new(zygote));
             0
         }
         Ok(None) => system::exit(0),

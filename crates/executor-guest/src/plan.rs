@@ -35,7 +35,7 @@ pub fn bounds(private: &Private, bytes: u64) -> String {
     format!("size={bytes},nr_inodes={}", private.inodes)
 }
 
-/// The line that maps one id of a new user namespace to one outside (user_namespaces(7)).
+/// The line that maps one id of a new user namespace to one outside (`user_namespaces(7)`).
 pub fn id_map(inside: u32, outside: u32) -> String {
     format!("{inside} {outside} 1")
 }

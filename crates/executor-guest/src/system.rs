@@ -214,6 +214,9 @@ pub(crate) fn harden_mount(path: &CStr) -> io::Result<()> {
     check(result)
 }
 
+/// `IFF_UP`, as wide as `struct ifreq` has it.
+const IFF_UP: libc::c_short = 1;
+
 /// Switches the loopback interface of this network namespace on (netdevice(7)).
 pub(crate) fn loopback_up() -> io::Result<()> {
     /// `struct ifreq` of `linux/if.h`, as far as this call reads it: name, flags and room for the rest.
@@ -225,7 +228,7 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     }
     let mut request = Request {
         name: [0; 16],
-        flags: libc::IFF_UP as libc::c_short,
+        flags: IFF_UP,
         rest: [0; 22],
     };
     request.name[..2].copy_from_slice(b"lo");

@@ -75,7 +75,7 @@ pub(crate) fn enter_cgroups(files: Vec<OwnedFd>) -> Result<(), Failure> {
 }
 
 /// Mounts what a slot has for itself. The system below it is the zygote's, read-only, and locked: a mount namespace that
-/// belongs to a lesser user namespace can neither change nor uncover it (mount_namespaces(7)).
+/// belongs to a lesser user namespace can neither change nor uncover it (`mount_namespaces(7)`).
 pub(crate) fn furnish(spec: &ZygoteSpec) -> Result<(), Failure> {
     let kernel = PRIVATE | MountFlags::NOEXEC;
     rustix::mount::mount("proc", "/proc", "proc", kernel, None).step("mount /proc")?;
@@ -141,7 +141,7 @@ pub(crate) fn attach_workspace(workspace: &OwnedFd, at: &str) -> Result<(), Fail
     system::harden_mount(&path).step("harden the workspace")
 }
 
-/// Allows one user namespace below this one: the guest's (user_namespaces(7), "max_user_namespaces").
+/// Allows one user namespace below this one: the guest's (`user_namespaces(7)`, `max_user_namespaces`).
 pub(crate) fn limit_user_namespaces() -> Result<(), Failure> {
     fs::write("/proc/sys/user/max_user_namespaces", "1").step("limit user namespaces")
 }

@@ -128,7 +128,7 @@ impl Engine {
                     tenant: Tenant::Guest,
                 },
             })),
-            ..self.order(program.job, limits, cgroup)
+            ..Self::order(program.job, limits, cgroup)
         };
         self.finish(order, cancel).await
     }
@@ -186,13 +186,13 @@ impl Engine {
         };
         let order = Order {
             start: Start::Warm(Box::new(slot), release),
-            ..self.order(program.job, limits, cgroup)
+            ..Self::order(program.job, limits, cgroup)
         };
         self.finish(order, cancel).await
     }
 
     /// Everything of a run but its start.
-    fn order(&self, job: Option<Job>, limits: &ResourceLimit, cgroup: Option<RunCgroup>) -> Order {
+    fn order(job: Option<Job>, limits: &ResourceLimit, cgroup: Option<RunCgroup>) -> Order {
         Order {
             start: Start::Taken,
             job,

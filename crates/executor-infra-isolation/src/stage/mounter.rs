@@ -1,4 +1,4 @@
-//! The mounter: gives the daemon directories as mounts without a place (open_tree(2)), where the daemon may not make such
+//! The mounter: gives the daemon directories as mounts without a place (`open_tree(2)`), where the daemon may not make such
 //! mounts itself. It is root of a user namespace of its own, which nobody else is in, and nothing outside of it.
 
 use std::{

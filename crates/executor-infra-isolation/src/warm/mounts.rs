@@ -1,4 +1,4 @@
-//! Directories as mounts without a place (open_tree(2)): how a session's workspace reaches a slot that was built without it.
+//! Directories as mounts without a place (`open_tree(2)`): how a session's workspace reaches a slot that was built without it.
 //!
 //! A descriptor, not a path: the slot sees nothing of the host but this one directory, and nothing that a guest planted can
 //! lead the mount elsewhere.

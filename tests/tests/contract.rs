@@ -13,7 +13,11 @@ use std::{
 use executor_application::{
     CancellationToken, Job, Listener, OutputListener, OutputStream, Sandbox, fake::FakeSandbox,
 };
+#[cfg(target_os = "linux")]
+use executor_domain::Start;
 use executor_domain::{Clock, CrashCause, Ending, Language, LimitHit, Outcome, Reason};
+#[cfg(target_os = "linux")]
+use executor_infra_isolation::WarmOptions;
 use support::{Workspace, limits, run};
 
 /// What a guest does, told without saying in which language.
@@ -309,4 +313,21 @@ async fn the_fake_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bubblewrap_keeps_the_contract() {
     states(&Real(support::bwrap().await)).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn warm_bubblewrap_keeps_the_contract() {
+    let sandbox = support::warm_bwrap().await;
+    let workspace = Workspace::new();
+    for language in WarmOptions::SUPPORTED {
+        let code = match language {
+            Language::Python => "def handler(event): return 1",
+            Language::JavaScript => "exports.handler = () => 1",
+            Language::Shell => "true",
+        };
+        let outcome = run(&sandbox, support::job(language, code, &workspace)).await;
+        assert_ne!(outcome.start, Start::Cold, "{language}");
+    }
+    states(&Real(sandbox)).await;
 }

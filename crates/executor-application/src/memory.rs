@@ -338,7 +338,10 @@ mod tests {
         let fingerprint = Fingerprint::new([1; 32]);
         store.accept(&pending, fingerprint).await.unwrap();
         assert!(store.may_know(pending.id()));
-        assert_eq!(store.unfinished().await.unwrap(), std::slice::from_ref(&pending));
+        assert_eq!(
+            store.unfinished().await.unwrap(),
+            std::slice::from_ref(&pending)
+        );
         assert!(store.accept(&pending, fingerprint).await.is_err());
         store.forget(pending.id()).await.unwrap();
         assert!(!store.may_know(pending.id()));

@@ -24,6 +24,10 @@ pub mod seccomp;
 pub mod stage;
 #[cfg(target_os = "linux")]
 mod supervisor;
+#[cfg(target_os = "linux")]
+mod warm;
 
 #[cfg(target_os = "linux")]
 pub use bwrap::{BwrapConfig, BwrapSandbox, Check, StartError, examine};
+#[cfg(target_os = "linux")]
+pub use warm::WarmOptions;

@@ -4,20 +4,28 @@ use std::{
     fs::File,
     io::{self, Write},
     os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use executor_application::Listener;
-use executor_domain::ResourceLimit;
+use executor_domain::{Language, ResourceLimit};
+use executor_guest::protocol::{self, JobSpec, Limits, Private, ZygoteSpec};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use tokio_util::sync::CancellationToken;
 
 use super::argv::{self, SystemPath, Walls};
 use crate::{
     cgroup::{self, CgroupLimits, Cgroups, RunCgroup},
-    stage::wire::{BoundedMount, InitSpec, LaunchSpec, Rlimits, SmallFile},
-    supervisor::{Finished, Job, Order, SuperviseError, Supervisor},
+    guest::interpreter::{GUEST_WORKSPACE, SHELL_SCRIPT},
+    seccomp::{self, SeccompError},
+    stage::wire::{BoundedMount, InitSpec, LaunchSpec, Rlimits, SmallFile, Tenant},
+    supervisor::{ColdStart, Finished, Job, Order, Start, SuperviseError, Supervisor},
+    warm::{
+        mounts::Mounts,
+        slot::{Release, Slot},
+        zygote::Recipe,
+    },
 };
 
 /// Who guests are in their own eyes.
@@ -34,12 +42,23 @@ const OWN_PROCESSES: u64 = 2;
 /// Pseudo-terminals of one run. The kernel counts them for the whole host (`kernel.pty.max`), so one run must not be able to
 /// take them all.
 const PSEUDO_TERMINALS: u32 = 16;
-/// How much later than the cgroup a process's own CPU limit comes, so that the cgroup, which counts the whole tree, is
-/// the one that decides.
-const CPU_SLACK_SECONDS: u64 = 2;
 /// A run's share of the processors beside others, of which each has 100 by default (`cpu.weight` in the kernel's
 /// cgroup-v2.rst): whoever spins must leave time for the daemon that is to end it.
 const CPU_WEIGHT: u16 = 20;
+/// The same in a slot's: its init.
+const SLOTS_OWN_PROCESSES: u64 = 1;
+/// Most memory of a zygote: an interpreter and what it preloads.
+const ZYGOTE_MEMORY_BYTES: u64 = 2 << 30;
+/// Most processes in a zygote's cgroup, where each slot is for a moment.
+const ZYGOTE_PROCESSES: u64 = 1024;
+/// Bytes of a zygote's own `/tmp`.
+const ZYGOTE_TMPFS_BYTES: u64 = 64 << 20;
+/// How much later than the cgroup a process's own CPU limit comes, so that the cgroup, which counts the whole tree, is
+/// the one that decides.
+const CPU_SLACK_SECONDS: u64 = 2;
+/// Bytes of the file system for a shell's script of at most 1 MiB and its variables, which take at most 1 MiB and 128 KiB
+/// before they are quoted, and four times that after.
+const SCRIPT_BYTES: u64 = 8 << 20;
 /// Most bytes of a result.
 const MAX_RESULT_BYTES: usize = 8 << 20;
 
@@ -89,54 +108,123 @@ impl Engine {
         workspace: Option<&str>,
         cancel: &CancellationToken,
     ) -> Result<Run, SuperviseError> {
-        let cgroup = self.cgroup(limits)?;
-        let tmpfs_bytes = (limits.memory_bytes() / 2).min(MAX_TMPFS_BYTES);
+        let cgroup = self.cgroup("run", limits, OWN_PROCESSES)?;
+        let tmpfs_bytes = tmpfs_bytes(limits);
         let walls = Walls {
             system: &self.system,
             workspace,
             tmp_bytes: tmpfs_bytes,
             shm_bytes: tmpfs_bytes,
         };
+        let stdin = standard_input(&program.stdin).map_err(|source| SuperviseError::System {
+            step: "make standard input",
+            source,
+        })?;
         let order = Order {
-            launch: LaunchSpec {
-                parent: 0,
-                cgroup_files: cgroup
-                    .as_ref()
-                    .map(RunCgroup::entry_files)
-                    .unwrap_or_default(),
-                run_as: self.run_as,
-                bwrap: self.bwrap.clone(),
-                arguments: argv::arguments(&walls),
+            start: Start::Cold(Box::new(ColdStart {
+                launch: self.launch(cgroup.as_ref(), &walls),
+                stdin,
+                init: InitSpec {
+                    files: identity_files().into_iter().chain(program.files).collect(),
+                    bounded: bounds(tmpfs_bytes),
+                    pseudo_terminals: PSEUDO_TERMINALS,
+                    sealed: vec!["/dev".into(), "/".into()],
+                    guest_ids: GUEST_IDS,
+                    rlimits: self.rlimits(limits, 1),
+                    inspect: program.inspect,
+                    argv: program.argv,
+                    environment: program.environment,
+                    directory: GUEST_WORKSPACE.into(),
+                    tenant: Tenant::Guest,
+                },
+            })),
+            ..Self::order(program.job, program.listener, limits, cgroup)
+        };
+        self.finish(order, cancel).await
+    }
+
+    /// Runs a program to its end in a slot: what its arguments and its environment would have been is the slot's own
+    /// affair. Must be polled to its end as well; cancel with the token.
+    pub(crate) async fn run_in(
+        &self,
+        mut slot: Slot,
+        mounts: &Mounts,
+        program: Program,
+        limits: &ResourceLimit,
+        workspace: Option<&str>,
+        cancel: &CancellationToken,
+    ) -> Result<Run, SuperviseError> {
+        let failed = |step| move |source| SuperviseError::System { step, source };
+        let workspace = match workspace {
+            Some(path) => Some(
+                mounts
+                    .open(Path::new(path))
+                    .await
+                    .map_err(failed("hand over the workspace"))?,
+            ),
+            None => None,
+        };
+        let stdin = match program.stdin.as_str() {
+            "" => None,
+            text => Some(standard_input(text).map_err(failed("make standard input"))?),
+        };
+        let mut cgroup = slot.cgroup.take();
+        if let Some(cgroup) = &mut cgroup {
+            let wanted = cgroup_limits(limits, SLOTS_OWN_PROCESSES);
+            if wanted != cgroup_limits(&slot.limits, SLOTS_OWN_PROCESSES) {
+                cgroup
+                    .set_limits(&wanted)
+                    .map_err(|error| SuperviseError::System {
+                        step: "set the limits of a cgroup",
+                        source: io::Error::other(error),
+                    })?;
+            }
+            // What it took to build the slot is not the guest's.
+            cgroup.start_counting();
+        }
+        let release = Release {
+            job: JobSpec {
+                // A slot's init stays in the namespace above its guest's.
+                limits: self.rlimits(limits, 0).into(),
+                private_bytes: tmpfs_bytes(limits),
+                has_workspace: workspace.is_some(),
+                has_stdin: stdin.is_some(),
+                files: program.files.into_iter().map(Into::into).collect(),
             },
-            stdin: standard_input(&program.stdin).map_err(|source| SuperviseError::System {
-                step: "make standard input",
-                source,
-            })?,
-            job: program.job,
+            workspace,
+            stdin,
+        };
+        let order = Order {
+            start: Start::Warm(Box::new(slot), release),
+            ..Self::order(program.job, program.listener, limits, cgroup)
+        };
+        self.finish(order, cancel).await
+    }
+
+    /// Everything of a run but its start.
+    fn order(
+        job: Option<Job>,
+        listener: Listener,
+        limits: &ResourceLimit,
+        cgroup: Option<RunCgroup>,
+    ) -> Order {
+        Order {
+            start: Start::Taken,
+            job,
             wall_time: limits.wall_time(),
             cpu_time: limits.cpu_time(),
             max_output: usize::try_from(limits.max_output_bytes()).unwrap_or(usize::MAX),
-            listener: program.listener,
+            listener,
             max_result: MAX_RESULT_BYTES,
-            init: InitSpec {
-                files: identity_files().into_iter().chain(program.files).collect(),
-                bounded: ["/tmp", "/dev/shm"]
-                    .map(|path| bounded(path, tmpfs_bytes, TMPFS_INODES))
-                    .into_iter()
-                    // bubblewrap's own /dev holds a dozen nodes and links and nothing else.
-                    .chain([bounded("/dev", 64 << 10, 64)])
-                    .collect(),
-                pseudo_terminals: PSEUDO_TERMINALS,
-                sealed: vec!["/dev".into(), "/".into()],
-                guest_ids: GUEST_IDS,
-                rlimits: self.rlimits(limits),
-                inspect: program.inspect,
-                argv: program.argv,
-                environment: program.environment,
-                directory: "/workspace".into(),
-            },
             cgroup,
-        };
+        }
+    }
+
+    async fn finish(
+        &self,
+        order: Order,
+        cancel: &CancellationToken,
+    ) -> Result<Run, SuperviseError> {
         let mut finished = self.supervisor.run(order, cancel).await?;
         let used = match finished.cgroup.take() {
             Some(cgroup) => Some(settle(cgroup).await),
@@ -145,17 +233,120 @@ impl Engine {
         Ok(Run { finished, used })
     }
 
-    fn cgroup(&self, limits: &ResourceLimit) -> Result<Option<RunCgroup>, SuperviseError> {
+    /// The sandbox of a zygote, and its cgroup.
+    pub(crate) fn zygote(
+        &self,
+        recipe: &Recipe,
+    ) -> Result<(ColdStart, Option<RunCgroup>), SuperviseError> {
+        let cgroup = self.new_cgroup(
+            "zygote",
+            &CgroupLimits {
+                memory_bytes: ZYGOTE_MEMORY_BYTES,
+                pids_max: ZYGOTE_PROCESSES,
+                cpu_weight: None,
+            },
+        )?;
+        let walls = Walls {
+            system: &self.system,
+            workspace: None,
+            tmp_bytes: ZYGOTE_TMPFS_BYTES,
+            shm_bytes: ZYGOTE_TMPFS_BYTES,
+        };
+        let stdin = standard_input("").map_err(|source| SuperviseError::System {
+            step: "make standard input",
+            source,
+        })?;
+        let script = recipe.script.clone().map(|text| SmallFile {
+            path: SHELL_SCRIPT.into(),
+            text,
+        });
+        let start = ColdStart {
+            launch: self.launch(cgroup.as_ref(), &walls),
+            stdin,
+            init: InitSpec {
+                files: identity_files().into_iter().chain(script).collect(),
+                bounded: bounds(ZYGOTE_TMPFS_BYTES),
+                pseudo_terminals: PSEUDO_TERMINALS,
+                sealed: vec!["/dev".into(), "/".into()],
+                guest_ids: GUEST_IDS,
+                rlimits: self.rlimits(&recipe.limits, 1),
+                inspect: false,
+                argv: recipe.argv.clone(),
+                environment: recipe.environment.clone(),
+                directory: GUEST_WORKSPACE.into(),
+                tenant: Tenant::Zygote,
+            },
+        };
+        Ok((start, cgroup))
+    }
+
+    /// What all slots of a zygote have in common.
+    pub(crate) fn zygote_spec(
+        language: Language,
+        limits: &ResourceLimit,
+    ) -> Result<ZygoteSpec, SeccompError> {
+        let bytes = tmpfs_bytes(limits);
+        let writable = ["/tmp", "/dev/shm"].map(|path| Private {
+            path: path.into(),
+            bytes,
+            inodes: TMPFS_INODES,
+            writable: true,
+        });
+        let is_shell = language == Language::Shell;
+        // A guest that has no channel gets its program as a file.
+        let sealed = is_shell.then(|| Private {
+            path: "/run/sandbox".into(),
+            bytes: SCRIPT_BYTES,
+            inodes: 8,
+            writable: false,
+        });
+        Ok(ZygoteSpec {
+            guest_filter: seccomp::instructions(seccomp::program()?),
+            init_filter: seccomp::instructions(&seccomp::program_of_slots()?),
+            guest_ids: GUEST_IDS,
+            private: writable.into_iter().chain(sealed).collect(),
+            workspace: GUEST_WORKSPACE.into(),
+            has_channel: !is_shell,
+        })
+    }
+
+    /// The cgroup of a slot.
+    pub(crate) fn slot_cgroup(
+        &self,
+        limits: &ResourceLimit,
+    ) -> Result<Option<RunCgroup>, SuperviseError> {
+        self.cgroup("slot", limits, SLOTS_OWN_PROCESSES)
+    }
+
+    fn launch(&self, cgroup: Option<&RunCgroup>, walls: &Walls<'_>) -> LaunchSpec {
+        LaunchSpec {
+            parent: 0,
+            cgroup_files: cgroup.map(RunCgroup::entry_files).unwrap_or_default(),
+            run_as: self.run_as,
+            bwrap: self.bwrap.clone(),
+            arguments: argv::arguments(walls),
+        }
+    }
+
+    fn cgroup(
+        &self,
+        label: &str,
+        limits: &ResourceLimit,
+        own_processes: u64,
+    ) -> Result<Option<RunCgroup>, SuperviseError> {
+        self.new_cgroup(label, &cgroup_limits(limits, own_processes))
+    }
+
+    fn new_cgroup(
+        &self,
+        label: &str,
+        limits: &CgroupLimits,
+    ) -> Result<Option<RunCgroup>, SuperviseError> {
         if self.cgroups.support().version.is_none() {
             return Ok(None);
         }
-        let limits = CgroupLimits {
-            memory_bytes: limits.memory_bytes(),
-            pids_max: limits.max_processes() + OWN_PROCESSES,
-            cpu_weight: Some(CPU_WEIGHT),
-        };
         self.cgroups
-            .create("run", &limits)
+            .create(label, limits)
             .map(Some)
             .map_err(|error| SuperviseError::System {
                 step: "make a cgroup",
@@ -163,7 +354,8 @@ impl Engine {
             })
     }
 
-    fn rlimits(&self, limits: &ResourceLimit) -> Rlimits {
+    /// `inits`: processes of ours that are in the guest's own user namespace.
+    fn rlimits(&self, limits: &ResourceLimit, inits: u64) -> Rlimits {
         let support = self.cgroups.support();
         let cpu_seconds = limits
             .cpu_time()
@@ -174,8 +366,10 @@ impl Engine {
         Rlimits {
             open_files: OPEN_FILES,
             file_size: limits.file_size_bytes(),
-            // The init counts as well. With a cgroup, that one decides, because it reports what it refused.
-            processes: limits.max_processes() + 1 + if support.pids { OWN_PROCESSES } else { 0 },
+            // With a cgroup, that one decides, because it reports what it refused.
+            processes: limits.max_processes()
+                + inits
+                + if support.pids { OWN_PROCESSES } else { 0 },
             cpu_seconds: cpu_seconds
                 + if support.cpu_accounting {
                     CPU_SLACK_SECONDS
@@ -201,6 +395,28 @@ async fn settle(mut cgroup: RunCgroup) -> cgroup::Usage {
         }
     }
     used
+}
+
+const fn cgroup_limits(limits: &ResourceLimit, own_processes: u64) -> CgroupLimits {
+    CgroupLimits {
+        memory_bytes: limits.memory_bytes(),
+        pids_max: limits.max_processes() + own_processes,
+        cpu_weight: Some(CPU_WEIGHT),
+    }
+}
+
+fn tmpfs_bytes(limits: &ResourceLimit) -> u64 {
+    (limits.memory_bytes() / 2).min(MAX_TMPFS_BYTES)
+}
+
+/// Bounds of what bubblewrap mounts.
+fn bounds(tmpfs_bytes: u64) -> Vec<BoundedMount> {
+    ["/tmp", "/dev/shm"]
+        .map(|path| bounded(path, tmpfs_bytes, TMPFS_INODES))
+        .into_iter()
+        // bubblewrap's own /dev holds a dozen nodes and links and nothing else.
+        .chain([bounded("/dev", 64 << 10, 64)])
+        .collect()
 }
 
 fn bounded(path: &str, bytes: u64, inodes: u64) -> BoundedMount {
@@ -259,6 +475,24 @@ fn standard_input(text: &str) -> io::Result<OwnedFd> {
         OFlags::RDONLY | OFlags::CLOEXEC,
         Mode::empty(),
     )?)
+}
+
+impl From<Rlimits> for Limits {
+    fn from(limits: Rlimits) -> Self {
+        Self {
+            open_files: limits.open_files,
+            file_size: limits.file_size,
+            processes: limits.processes,
+            cpu_seconds: limits.cpu_seconds,
+            data: limits.data,
+        }
+    }
+}
+
+impl From<SmallFile> for protocol::File {
+    fn from(SmallFile { path, text }: SmallFile) -> Self {
+        Self { path, text }
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use executor_application::{
-    CancellationToken, LanguageSupport, Listener, SandboxDescription, Wall, WallState,
+    CancellationToken, LanguageSupport, Listener, Sandbox, SandboxDescription, Wall, WallState,
 };
 use executor_domain::{Language, ResourceLimit};
 use rustix::fs::Access;
@@ -22,6 +22,7 @@ use super::{
     remedy,
     runtime::{Runtime, words},
     walls::{self, GuestIdentity},
+    warm::Warm,
 };
 use crate::{
     cgroup::Cgroups,
@@ -89,6 +90,7 @@ impl From<SuperviseError> for StartError {
 
 pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartError> {
     let limits = config.limits;
+    let options = config.warm.clone();
     let prepared = tokio::task::spawn_blocking(move || prepare(&config));
     let Prepared {
         engine,
@@ -124,9 +126,12 @@ pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartErro
             tracing::warn!(wall = name, %why, "a wall is weaker on this host");
         }
     }
+    let engine = Arc::new(engine);
+    let warm = Warm::start(&engine, &runtimes, &limits, &options).await;
     Ok(BwrapSandbox {
-        engine: Arc::new(engine),
+        engine,
         runtimes,
+        warm,
         description,
         limits,
     })
@@ -248,7 +253,7 @@ async fn ready(
 }
 
 /// The daemon's own namespaces, by kind.
-fn own_namespaces() -> BTreeMap<String, String> {
+pub(super) fn own_namespaces() -> BTreeMap<String, String> {
     let link = |entry: fs::DirEntry| {
         let link = fs::read_link(entry.path()).ok()?;
         let kind = entry.file_name().into_string().ok()?;
@@ -383,6 +388,7 @@ pub async fn examine(config: BwrapConfig) -> Vec<Check> {
             }];
         }
     };
+    let warm = sandbox.warm_pools();
     let description = sandbox.description;
     let tool = Check {
         name: description.isolation.into(),
@@ -422,8 +428,18 @@ pub async fn examine(config: BwrapConfig) -> Vec<Check> {
             detail: why.clone(),
         },
     });
+    let warm = warm.into_iter().map(|pool| Check {
+        name: format!("warm_start_{}", pool.language),
+        passed: pool.trouble.is_none(),
+        essential: false,
+        detail: match pool.trouble {
+            None => format!("at most {} sandboxes wait for jobs", pool.max),
+            Some(why) => format!("runs start cold: {why}"),
+        },
+    });
     std::iter::once(tool)
         .chain(languages)
+        .chain(warm)
         .chain(walls)
         .collect()
 }

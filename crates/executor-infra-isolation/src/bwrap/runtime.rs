@@ -8,7 +8,7 @@ use executor_domain::Language;
 use super::engine::Program;
 use crate::{
     guest::{
-        interpreter::{GUEST_ENVIRONMENT, Interpreter, SHELL_SCRIPT},
+        interpreter::{GUEST_ENVIRONMENT, Interpreter, SHELL_ENVIRONMENT, SHELL_SCRIPT},
         runner::Bootstrap,
     },
     stage::wire::SmallFile,
@@ -44,12 +44,14 @@ impl Runtime {
         self.interpreter.language()
     }
 
-    /// What a job means for this interpreter.
-    pub(crate) fn prepare(&self, job: Job) -> Prepared {
+    /// What a job means for this interpreter, or for one of its kind that waits in a slot with [`GUEST_ENVIRONMENT`].
+    pub(crate) fn prepare(&self, job: Job, warm: bool) -> Prepared {
         let (event_variable, note) = event_variable(job.event.as_str());
+        let at_start = if warm { &[][..] } else { &GUEST_ENVIRONMENT };
         // Later ones win: the caller may replace any of ours.
-        let environment = GUEST_ENVIRONMENT
-            .into_iter()
+        let environment: Vec<_> = at_start
+            .iter()
+            .copied()
             .chain(event_variable)
             .chain(job.environment.iter())
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -59,18 +61,28 @@ impl Runtime {
             let event = is_shell.then(|| job.event.as_str().to_owned());
             event.unwrap_or_default()
         });
-        let files = is_shell.then(|| SmallFile {
+        let script = is_shell.then(|| SmallFile {
             path: SHELL_SCRIPT.into(),
             text: job.source.code().to_owned(),
         });
+        let variables = (is_shell && warm).then(|| SmallFile {
+            path: SHELL_ENVIRONMENT.into(),
+            text: assignments(&environment),
+        });
         let memory_limit_mb = job.limits.max_memory_mb();
+        let (environment, late) = if warm {
+            (Vec::new(), Some(environment))
+        } else {
+            (environment, None)
+        };
         let program = Program {
             argv: self.argv(memory_limit_mb),
             environment,
-            files: files.into_iter().collect(),
+            files: script.into_iter().chain(variables).collect(),
             stdin,
             job: self.bootstrap.clone().map(|bootstrap| supervisor::Job {
-                bootstrap,
+                bootstrap: (!warm).then_some(bootstrap),
+                environment: late,
                 execution_id: job.execution_id,
                 session_id: job.session_id,
                 source: job.source,
@@ -104,6 +116,17 @@ pub(crate) fn words(command: Vec<std::ffi::OsString>) -> Vec<String> {
         .collect()
 }
 
+/// Variables as a program for a shell that has started without them. Their names are identifiers; between single quotes
+/// nothing means anything but a single quote.
+fn assignments(environment: &[(String, String)]) -> String {
+    environment
+        .iter()
+        .fold(String::new(), |text, (name, value)| {
+            let quoted = value.replace('\'', r"'\''");
+            text + "export " + name + "='" + &quoted + "'\n"
+        })
+}
+
 /// The event as a variable, or why it is not one.
 fn event_variable(event: &str) -> (Option<(&str, &str)>, Option<String>) {
     let bytes = EVENT_VARIABLE.len() + event.len() + "=\0".len();
@@ -121,6 +144,14 @@ fn event_variable(event: &str) -> (Option<(&str, &str)>, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_is_never_read_as_a_program() {
+        let variable = |value: &str| assignments(&[("A".into(), value.into())]);
+        assert_eq!(variable("x y"), "export A='x y'\n");
+        assert_eq!(variable("$(id)`id`\\\n"), "export A='$(id)`id`\\\n'\n");
+        assert_eq!(variable("'; id; '"), "export A=''\\''; id; '\\'''\n");
+    }
 
     #[test]
     fn the_event_is_a_variable_up_to_the_kernels_cap() {

@@ -38,12 +38,14 @@ use rustix::{
 
 use super::{
     StageError, Step, close_others,
-    wire::{self, Ended, Exit, InitSpec, Inspection, Report, Rlimits},
+    wire::{self, Ended, Exit, InitSpec, Inspection, Report, Rlimits, Tenant},
 };
 use crate::seccomp;
 
-/// Most descriptors that the daemon hands over: standard streams and the guest's channel.
-const MAX_DESCRIPTORS: usize = 4;
+/// Most descriptors that the daemon hands over: standard streams, the guest's channel, and a zygote's library.
+pub(crate) const MAX_DESCRIPTORS: usize = 5;
+/// The standard streams among them.
+const STREAMS: usize = 3;
 
 /// Stack of a guest's first thread: what Linux gives by default.
 const STACK_BYTES: u64 = 8 << 20;
@@ -73,10 +75,11 @@ fn build_and_start(control: BorrowedFd<'_>) -> Result<Pid, StageError> {
     Ok(guest)
 }
 
-/// Receives the guest's descriptors: first its channel, where it has one, then its standard streams.
+/// Receives the guest's descriptors: first its channel, where it has one, and a zygote's library; then the standard
+/// streams.
 ///
-/// They come without close-on-exec, because the channel is to reach the guest. It is the first, and every descriptor
-/// above standard error is closed, so it becomes number 3: the number that the guest runtimes expect.
+/// They come without close-on-exec, because the first ones are to reach the guest. Every descriptor above standard error
+/// is closed, so they become numbers 3 and 4: the numbers that the guest runtimes expect.
 fn receive_descriptors(control: BorrowedFd<'_>) -> io::Result<VecDeque<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -132,7 +135,9 @@ fn lock(spec: &InitSpec) -> Result<(), StageError> {
     // 1. A second user namespace, in which the guest is an ordinary user. The mounts belong to the first one, so no
     //    capability in the second has power over them; and it is the last: the first may have one below it, and that
     //    one is ours (user_namespaces(7), "max_user_namespaces").
-    fs::write("/proc/sys/user/max_user_namespaces", "1").step("limit user namespaces")?;
+    if spec.tenant == Tenant::Guest {
+        fs::write("/proc/sys/user/max_user_namespaces", "1").step("limit user namespaces")?;
+    }
     nix::sched::unshare(CloneFlags::CLONE_NEWUSER).step("enter a user namespace")?;
     let (user, group) = spec.guest_ids;
     fs::write("/proc/self/setgroups", "deny").step("deny setgroups")?;
@@ -142,8 +147,10 @@ fn lock(spec: &InitSpec) -> Result<(), StageError> {
     // 2. Nobody inside may look into this process: not its memory, not its descriptors, not its executable.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("become opaque")?;
 
-    // 3. Resource limits, which the guest inherits.
-    limit(&spec.rlimits)?;
+    // 3. Resource limits, which the guest inherits. A slot sets its own, and could not raise those of a zygote.
+    if spec.tenant == Tenant::Guest {
+        limit(&spec.rlimits)?;
+    }
 
     // 4. No capability, now or through any program (capabilities(7)).
     for capability in CapabilitySet::all().iter() {
@@ -162,10 +169,12 @@ fn lock(spec: &InitSpec) -> Result<(), StageError> {
     rustix::thread::set_capabilities(None, none).step("drop capabilities")?;
     rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
 
-    // 5. Last, since it refuses half of the above.
-    seccomp::apply()
-        .map_err(io::Error::other)
-        .step("install the seccomp filter")?;
+    // 5. Last, since it refuses half of the above, and all that a zygote is there for.
+    if spec.tenant == Tenant::Guest {
+        seccomp::apply()
+            .map_err(io::Error::other)
+            .step("install the seccomp filter")?;
+    }
 
     enter(&spec.directory).step("enter the working directory")
 }
@@ -218,11 +227,8 @@ fn limit(limits: &Rlimits) -> Result<(), StageError> {
 
 /// Starts the guest with exactly the descriptors that were handed over.
 fn start(spec: &InitSpec, mut descriptors: VecDeque<OwnedFd>) -> Result<Pid, StageError> {
-    let channel = if descriptors.len() == MAX_DESCRIPTORS {
-        descriptors.pop_front()
-    } else {
-        None
-    };
+    let streams = descriptors.split_off(descriptors.len().saturating_sub(STREAMS));
+    let inherited = std::mem::replace(&mut descriptors, streams);
     for descriptor in &descriptors {
         rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC).step("keep a descriptor back")?;
     }
@@ -240,10 +246,6 @@ fn start(spec: &InitSpec, mut descriptors: VecDeque<OwnedFd>) -> Result<Pid, Sta
         .ok_or_else(|| io::Error::other("no program"))
         .step("start the guest")?;
 
-    // SIGCHLD and SIGPIPE for us; the standard library gives the guest an empty mask and default handlers.
-    SigSet::from(Signal::SIGCHLD)
-        .thread_block()
-        .step("block SIGCHLD")?;
     let guest = Command::new(program)
         .args(arguments)
         .env_clear()
@@ -255,7 +257,11 @@ fn start(spec: &InitSpec, mut descriptors: VecDeque<OwnedFd>) -> Result<Pid, Sta
         .process_group(0)
         .spawn()
         .step(format!("start {program}"))?;
-    drop(channel);
+    drop(inherited);
+    // For us, and not before: the guest would inherit it. Whoever has ended by now is found by the first look.
+    SigSet::from(Signal::SIGCHLD)
+        .thread_block()
+        .step("block SIGCHLD")?;
     let id = i32::try_from(guest.id())
         .map_err(io::Error::other)
         .step("start the guest")?;

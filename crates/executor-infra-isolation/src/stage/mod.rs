@@ -1,4 +1,4 @@
-//! The two small programs that stand between the daemon and a guest. Both are this executable, started again.
+//! The small programs that stand between the daemon and a guest. All are this executable, started again.
 //!
 //! ```text
 //! daemon ──spawn──▶ launcher ──exec──▶ bubblewrap ──clone──▶ init (pid 1 of the sandbox) ──spawn──▶ guest
@@ -10,10 +10,13 @@
 //!
 //! Both are single-threaded and hold three descriptors: the control socket as standard input, what bubblewrap says of
 //! itself as standard output, and its complaints as standard error. The reasons are in
-//! `docs/adr/0002-launcher-and-init.md`.
+//! `docs/adr/0001-launcher-and-init.md`.
+//!
+//! A third, the *mounter*, serves warm starts where the daemon itself may not make mounts.
 
-mod init;
+pub(crate) mod init;
 mod launcher;
+mod mounter;
 pub(crate) mod wire;
 
 use std::{env, fs, io, process};
@@ -22,6 +25,9 @@ use std::{env, fs, io, process};
 pub(crate) const LAUNCHER: &str = "sandbox-executor:launcher";
 /// First argument of an init.
 pub(crate) const INIT: &str = "sandbox-executor:init";
+
+/// First argument of a mounter.
+pub(crate) const MOUNTER: &str = "sandbox-executor:mounter";
 
 /// Exit code of a stage that failed; what happened is on standard error or on the control socket.
 const STAGE_FAILED: i32 = 125;
@@ -38,6 +44,11 @@ pub fn dispatch() {
         launcher::become_bubblewrap()
     } else if first == INIT {
         match init::run_guest() {
+            Ok(()) => process::exit(0),
+            Err(failure) => failure,
+        }
+    } else if first == MOUNTER {
+        match mounter::serve() {
             Ok(()) => process::exit(0),
             Err(failure) => failure,
         }

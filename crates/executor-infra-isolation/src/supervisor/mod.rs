@@ -10,7 +10,7 @@ mod spawner;
 use std::{
     io,
     mem::MaybeUninit,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     pin::pin,
     sync::Arc,
@@ -21,8 +21,11 @@ use executor_application::{Listener, OutputStream};
 use executor_domain::{CapturedOutput, Event, ExecutionId, SessionId, Source};
 use rustix::{
     fs::{Gid, Uid},
-    io::IoSlice,
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
+    io::{IoSlice, IoSliceMut},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags,
+    },
     pipe::PipeFlags,
 };
 use tokio::{
@@ -33,9 +36,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    capture::{Hearer, capture},
-    process::Processes,
+    capture::capture,
     spawner::{Spawner, Streams},
+};
+pub(crate) use self::{
+    capture::{Hearer, capture as capture_stream},
+    process::Processes,
+    spawner::sealed_copy,
 };
 use crate::{
     cgroup::RunCgroup,
@@ -43,7 +50,15 @@ use crate::{
         channel::{EncodeError, GuestFrames, GuestMessage, JobFrames, JobHeader},
         runner::Bootstrap,
     },
-    stage::wire::{self, Ended, InitSpec, Inspection, LaunchSpec, Report},
+    stage::{
+        self,
+        init::MAX_DESCRIPTORS,
+        wire::{self, Ended, InitSpec, Inspection, LaunchSpec, Report},
+    },
+    warm::{
+        slot::{Release, Slot},
+        zygote::Zygote,
+    },
 };
 
 /// How long launcher, bubblewrap and init may take before the guest's first instruction. They take 5 ms on an idle
@@ -63,12 +78,8 @@ const CPU_CHECK: Duration = Duration::from_millis(5);
 
 /// A run, decided to the last detail.
 pub(crate) struct Order {
-    /// What the launcher is to do.
-    pub launch: LaunchSpec,
-    /// What the init is to do.
-    pub init: InitSpec,
-    /// The guest's standard input.
-    pub stdin: OwnedFd,
+    /// Where the guest's sandbox comes from.
+    pub start: Start,
     /// What the guest is told on its channel; `None`: it has none.
     pub job: Option<Job>,
     /// Wall time from the guest's first instruction.
@@ -85,11 +96,33 @@ pub(crate) struct Order {
     pub max_result: usize,
 }
 
+/// Where a guest's sandbox comes from.
+pub(crate) enum Start {
+    /// It is built for this run.
+    Cold(Box<ColdStart>),
+    /// It was built before, and waits for its job.
+    Warm(Box<Slot>, Release),
+    /// Somebody has taken it to start the run.
+    Taken,
+}
+
+/// A sandbox to build.
+pub(crate) struct ColdStart {
+    /// What the launcher is to do.
+    pub launch: LaunchSpec,
+    /// What the init is to do.
+    pub init: InitSpec,
+    /// The guest's standard input.
+    pub stdin: OwnedFd,
+}
+
 /// What a guest is told on its channel.
 #[derive(Debug)]
 pub(crate) struct Job {
     /// The runner, for an interpreter that does not have it yet.
-    pub bootstrap: Arc<Bootstrap>,
+    pub bootstrap: Option<Arc<Bootstrap>>,
+    /// Variables, for an interpreter that was started without them.
+    pub environment: Option<Vec<(String, String)>>,
     /// The execution's name.
     pub execution_id: ExecutionId,
     /// The session's name.
@@ -111,9 +144,10 @@ impl Job {
             remaining: order.wall_time,
             memory_limit_mb: self.memory_limit_mb,
             max_result_bytes: order.max_result,
+            environment: self.environment.as_deref(),
         };
         JobFrames::new(
-            Some(&self.bootstrap),
+            self.bootstrap.as_deref(),
             &header,
             self.source.code(),
             self.event.as_str(),
@@ -214,10 +248,15 @@ impl Supervisor {
         mut order: Order,
         cancel: &CancellationToken,
     ) -> Result<Finished, SuperviseError> {
-        order.launch.parent = std::process::id();
-        let (ours, theirs) = ends(&order)?;
-        let built = tokio::time::timeout(START_LIMIT, self.build(&mut order, ours.sandbox, theirs));
-        let (mut sandbox, inspection) = built.await.map_err(|_| SuperviseError::TooSlow)??;
+        let mut ours = match std::mem::replace(&mut order.start, Start::Taken) {
+            Start::Cold(cold) => self.start(*cold, order.job.is_some()).await?,
+            Start::Warm(slot, release) => {
+                slot.release(release).await.doing("hand a slot its job")?
+            }
+            Start::Taken => {
+                return Err(SuperviseError::Sandbox("the run was started twice".into()));
+            }
+        };
         let started = Instant::now();
 
         let mut stdout = CapturedOutput::default();
@@ -254,7 +293,7 @@ impl Supervisor {
                     converse(ours.channel, job.as_ref(), &mut frames, &mut message),
                 )
             });
-            let mut over = pin!(self.until_over(&mut sandbox, &order, started, cancel));
+            let mut over = pin!(self.until_over(&mut ours.sandbox, &order, started, cancel));
             let mut silent = false;
             let over = loop {
                 tokio::select! {
@@ -275,15 +314,84 @@ impl Supervisor {
             stdout,
             stderr,
             wall_time: started.elapsed(),
-            inspection,
+            inspection: ours.inspection,
             cgroup: order.cgroup,
         })
+    }
+
+    /// Builds a sandbox and starts its guest, which waits for its job if it has a channel.
+    async fn start(&self, cold: ColdStart, has_channel: bool) -> Result<Guest, SuperviseError> {
+        let ColdStart {
+            launch,
+            init,
+            stdin,
+        } = cold;
+        let (ours, theirs) = ends(launch.run_as, stdin, has_channel)?;
+        self.start_with(launch, &init, ours, theirs).await
+    }
+
+    /// Builds a sandbox and starts a zygote in it: an interpreter that has our end of its channel, and the guest library.
+    pub(crate) async fn start_zygote(
+        &self,
+        cold: ColdStart,
+        library: OwnedFd,
+    ) -> Result<Guest, SuperviseError> {
+        let ColdStart {
+            launch,
+            init,
+            stdin,
+        } = cold;
+        let (ours, mut theirs) = ends(launch.run_as, stdin, true)?;
+        theirs.descriptors.insert(1, library);
+        self.start_with(launch, &init, ours, theirs).await
+    }
+
+    async fn start_with(
+        &self,
+        launch: LaunchSpec,
+        init: &InitSpec,
+        ours: Ours,
+        theirs: TheirEnds,
+    ) -> Result<Guest, SuperviseError> {
+        let built =
+            tokio::time::timeout(START_LIMIT, self.build(launch, init, ours.sandbox, theirs));
+        let (sandbox, inspection) = built.await.map_err(|_| SuperviseError::TooSlow)??;
+        Ok(Guest {
+            sandbox,
+            inspection,
+            stdout: ours.stdout,
+            stderr: ours.stderr,
+            channel: ours.channel,
+            _zygote: None,
+        })
+    }
+
+    /// Starts a stage that is neither launcher nor init, and tells it who we are.
+    pub(crate) async fn start_helper(
+        &self,
+        stage: &'static str,
+    ) -> Result<(Processes, UnixStream), SuperviseError> {
+        let step = "start a helper";
+        let (mut ours, control) = socket().doing(step)?;
+        let (_info, info) = pipe(None).doing(step)?;
+        let (_complaints, complaints) = pipe(None).doing(step)?;
+        let streams = Streams {
+            control,
+            info,
+            complaints,
+        };
+        let child = self.spawner.spawn(stage, streams).await.doing(step)?;
+        let processes = Processes::new(child).doing(step)?;
+        let order = wire::encode(&std::process::id()).doing(step)?;
+        ours.write_all(&order).await.doing(step)?;
+        Ok((processes, ours))
     }
 
     /// Starts launcher, bubblewrap and init, and waits until the walls stand and the guest runs.
     async fn build(
         &self,
-        order: &mut Order,
+        mut launch: LaunchSpec,
+        init: &InitSpec,
         ours: OurEnds,
         theirs: TheirEnds,
     ) -> Result<(Sandbox, Option<Inspection>), SuperviseError> {
@@ -292,12 +400,13 @@ impl Supervisor {
             info,
             complaints,
         } = ours;
-        let launcher = self.spawner.spawn(theirs.streams).await;
+        launch.parent = std::process::id();
+        let launcher = self.spawner.spawn(stage::LAUNCHER, theirs.streams).await;
         let mut processes =
             Processes::new(launcher.doing("start the launcher")?).doing("watch the launcher")?;
 
-        let launch = wire::encode(&order.launch).doing("encode the launch order")?;
-        let init = wire::encode(&order.init).doing("encode the order for the init")?;
+        let launch = wire::encode(&launch).doing("encode the launch order")?;
+        let init = wire::encode(init).doing("encode the order for the init")?;
         let report = async {
             control.write_all(&launch).await?;
             let pid = pid_of_init(info).await?;
@@ -341,6 +450,11 @@ impl Supervisor {
         let verdict = tokio::select! {
             biased;
             report = &mut report => {
+                if let Ok(Report::Failed(why)) = report {
+                    // A slot could not be finished; no guest code has run in it.
+                    sandbox.processes.bury(true).await?;
+                    return Err(SuperviseError::Sandbox(why));
+                }
                 let ended = ended(&report);
                 return sandbox.processes.bury(ended.is_some()).await.map(|()| (Verdict::Natural, ended));
             }
@@ -375,9 +489,21 @@ impl Supervisor {
 }
 
 /// A sandbox with a guest in it.
-struct Sandbox {
-    control: UnixStream,
-    processes: Processes,
+pub(crate) struct Sandbox {
+    pub(crate) control: UnixStream,
+    pub(crate) processes: Processes,
+}
+
+/// A guest that has been started, and our ends of what connects us to it.
+pub(crate) struct Guest {
+    pub(crate) sandbox: Sandbox,
+    /// What the init saw of the walls, where it was to look.
+    pub(crate) inspection: Option<Inspection>,
+    pub(crate) stdout: pipe::Receiver,
+    pub(crate) stderr: pipe::Receiver,
+    pub(crate) channel: Option<UnixStream>,
+    /// Where it was forked from a zygote: held, because a slot dies with that one.
+    pub(crate) _zygote: Option<Arc<Zygote>>,
 }
 
 /// The daemon's ends of everything that connects it to a run.
@@ -401,37 +527,44 @@ struct TheirEnds {
     descriptors: Vec<OwnedFd>,
 }
 
-fn ends(order: &Order) -> Result<(Ours, TheirEnds), SuperviseError> {
+/// A pipe of which the guest writes one end.
+pub(crate) fn pipe(guest: Option<(u32, u32)>) -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    if let Some((user, group)) = guest {
+        // So that a guest may open /dev/stdout, which is its pipe by name and checks who owns it.
+        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+        rustix::fs::fchown(&write, Some(user), Some(group))?;
+    }
+    Ok((pipe::Receiver::from_owned_fd(read)?, write))
+}
+
+/// A pair of sockets, of which the other end blocks.
+pub(crate) fn socket() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+fn ends(
+    guest: Option<(u32, u32)>,
+    stdin: OwnedFd,
+    has_channel: bool,
+) -> Result<(Ours, TheirEnds), SuperviseError> {
     let step = "make the pipes and sockets of a run";
-    let pipe = || -> io::Result<(pipe::Receiver, OwnedFd)> {
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        if let Some((user, group)) = order.launch.run_as {
-            // So that a guest may open /dev/stdout, which is its pipe by name and checks who owns it.
-            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-            rustix::fs::fchown(&write, Some(user), Some(group))?;
-        }
-        Ok((pipe::Receiver::from_owned_fd(read)?, write))
-    };
-    let socket = || -> io::Result<(UnixStream, OwnedFd)> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        Ok((UnixStream::from_std(ours)?, theirs.into()))
-    };
     let (control, their_control) = socket().doing(step)?;
-    let (info, their_info) = pipe().doing(step)?;
-    let (complaints, their_complaints) = pipe().doing(step)?;
-    let (stdout, their_stdout) = pipe().doing(step)?;
-    let (stderr, their_stderr) = pipe().doing(step)?;
-    let mut descriptors = Vec::with_capacity(4);
-    let channel = match order.job {
-        Some(_) => {
-            let (ours, theirs) = socket().doing(step)?;
-            descriptors.push(theirs);
-            Some(ours)
-        }
-        None => None,
+    let (info, their_info) = pipe(guest).doing(step)?;
+    let (complaints, their_complaints) = pipe(guest).doing(step)?;
+    let (stdout, their_stdout) = pipe(guest).doing(step)?;
+    let (stderr, their_stderr) = pipe(guest).doing(step)?;
+    let mut descriptors = Vec::with_capacity(MAX_DESCRIPTORS);
+    let channel = if has_channel {
+        let (ours, theirs) = socket().doing(step)?;
+        descriptors.push(theirs);
+        Some(ours)
+    } else {
+        None
     };
-    descriptors.push(order.stdin.try_clone().doing(step)?);
+    descriptors.push(stdin);
     descriptors.push(their_stdout);
     descriptors.push(their_stderr);
     let ours = Ours {
@@ -472,22 +605,79 @@ async fn pid_of_init(info: pipe::Receiver) -> io::Result<i32> {
     Ok(serde_json::from_slice::<Info>(&text)?.child_pid)
 }
 
-/// Hands the guest's descriptors to the init, with one byte to carry them (unix(7), `SCM_RIGHTS`).
+/// Hands the guest's descriptors to the init, with one byte to carry them.
 async fn send_descriptors(control: &UnixStream, descriptors: &[OwnedFd]) -> io::Result<()> {
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-    control
-        .async_io(Interest::WRITABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
-            let byte = [IoSlice::new(&[wire::DESCRIPTORS])];
-            rustix::net::sendmsg(control, &byte, &mut ancillary, SendFlags::NOSIGNAL)?;
-            Ok(())
-        })
-        .await
+    send_with(control, &[wire::DESCRIPTORS], &borrowed).await
 }
 
-async fn read_report(control: &mut (impl AsyncRead + Unpin)) -> io::Result<Report> {
+/// Most descriptors that [`send_with`] takes.
+const MOST_DESCRIPTORS: usize = 12;
+
+/// Sends bytes, and descriptors with the first of them (unix(7), `SCM_RIGHTS`).
+pub(crate) async fn send_with(
+    socket: &UnixStream,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut sent = socket
+        .async_io(Interest::WRITABLE, || {
+            let mut space =
+                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            if !descriptors.is_empty()
+                && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors))
+            {
+                return Err(io::Error::other("too many descriptors"));
+            }
+            let pieces = [IoSlice::new(bytes)];
+            let sent = rustix::net::sendmsg(socket, &pieces, &mut ancillary, SendFlags::NOSIGNAL)?;
+            Ok(sent)
+        })
+        .await?;
+    while sent < bytes.len() {
+        sent += socket
+            .async_io(Interest::WRITABLE, || {
+                let rest = &bytes[sent..];
+                Ok(rustix::net::send(socket, rest, SendFlags::NOSIGNAL)?)
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// Receives exactly these many bytes, and at most one descriptor with the first of them.
+pub(crate) async fn receive_with(
+    socket: &UnixStream,
+    bytes: &mut [u8],
+) -> io::Result<Option<OwnedFd>> {
+    let mut descriptor = None;
+    let mut have = 0;
+    while have < bytes.len() {
+        let (read, received) = socket
+            .async_io(Interest::READABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+                let mut pieces = [IoSliceMut::new(&mut bytes[have..])];
+                let flags = RecvFlags::CMSG_CLOEXEC;
+                let received = rustix::net::recvmsg(socket, &mut pieces, &mut ancillary, flags)?;
+                let descriptor = ancillary.drain().find_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+                    _ => None,
+                });
+                Ok((received.bytes, descriptor))
+            })
+            .await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        have += read;
+        descriptor = descriptor.or(received);
+    }
+    Ok(descriptor)
+}
+
+pub(crate) async fn read_report(control: &mut (impl AsyncRead + Unpin)) -> io::Result<Report> {
     let length = control.read_u32_le().await? as usize;
     if length > wire::MAX_FRAME {
         return Err(io::Error::other("report too long"));

@@ -2,7 +2,10 @@
 
 use std::{io, os::fd::OwnedFd, process::Child, time::Duration};
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    process::{Pid, PidfdFlags, Signal},
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::SuperviseError;
@@ -13,13 +16,18 @@ const COME_DOWN_LIMIT: Duration = Duration::from_secs(1);
 const DEATH_LIMIT: Duration = Duration::from_secs(30);
 
 /// The processes of one run. Killed on drop, and reaped.
-pub(super) struct Processes {
-    /// The launcher, which becomes bubblewrap.
-    outer: Child,
-    outer_handle: AsyncFd<OwnedFd>,
+pub(crate) struct Processes {
+    /// The launcher, which becomes bubblewrap. A slot has none: its parent is a zygote, which the kernel reaps for.
+    outer: Option<Outer>,
     /// The init: pid 1 of the sandbox. The kernel kills every process in there before it lets it go, so that its end is
     /// everybody's (`pid_namespaces(7)`).
     init_handle: Option<AsyncFd<OwnedFd>>,
+}
+
+/// A child of the daemon.
+struct Outer {
+    child: Child,
+    handle: AsyncFd<OwnedFd>,
     reaped: bool,
 }
 
@@ -27,11 +35,13 @@ impl Processes {
     pub(super) fn new(outer: Child) -> io::Result<Self> {
         let mut outer = outer;
         match pid(&outer).and_then(handle) {
-            Ok(outer_handle) => Ok(Self {
-                outer,
-                outer_handle,
+            Ok(handle) => Ok(Self {
+                outer: Some(Outer {
+                    child: outer,
+                    handle,
+                    reaped: false,
+                }),
                 init_handle: None,
-                reaped: false,
             }),
             Err(error) => {
                 // It waits for its order, and has no children.
@@ -40,6 +50,23 @@ impl Processes {
                 Err(error)
             }
         }
+    }
+
+    /// The processes of a slot, of whose init this is the handle.
+    pub(crate) fn of_slot(init: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            outer: None,
+            init_handle: Some(watch(init)?),
+        })
+    }
+
+    /// Whether the init has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.init_handle.as_ref().is_some_and(|init| {
+            let mut source = [PollFd::new(init.get_ref(), PollFlags::IN)];
+            let at_once = Timespec::default();
+            matches!(rustix::event::poll(&mut source, Some(&at_once)), Ok(1..))
+        })
     }
 
     /// Holds on to the init. It must be alive: it waits for its order.
@@ -51,20 +78,21 @@ impl Processes {
 
     /// Kills everything. The init by its descriptor, which cannot mean another process; the rest by their process
     /// group, which bubblewrap's child leaves only once it is tied to bubblewrap's life.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if let Some(init) = &self.init_handle {
             // Both fail only where there is nobody left.
             let _ = rustix::process::pidfd_send_signal(init, Signal::KILL);
         }
-        if !self.reaped
-            && let Ok(group) = pid(&self.outer)
+        if let Some(outer) = &self.outer
+            && !outer.reaped
+            && let Ok(group) = pid(&outer.child)
         {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
     }
 
     /// Waits until all of them are dead and reaped. Where they do not end by themselves, they are killed.
-    pub(super) async fn bury(&mut self, ends_by_itself: bool) -> Result<(), SuperviseError> {
+    pub(crate) async fn bury(&mut self, ends_by_itself: bool) -> Result<(), SuperviseError> {
         if ends_by_itself
             && tokio::time::timeout(COME_DOWN_LIMIT, self.dead())
                 .await
@@ -84,17 +112,22 @@ impl Processes {
         if let Some(init) = &self.init_handle {
             let _ = init.readable().await;
         }
-        let _ = self.outer_handle.readable().await;
-        self.reaped = matches!(self.outer.try_wait(), Ok(Some(_)));
+        if let Some(outer) = &mut self.outer {
+            let _ = outer.handle.readable().await;
+            outer.reaped = matches!(outer.child.try_wait(), Ok(Some(_)));
+        }
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        if !self.reaped {
-            self.kill();
+        match &self.outer {
+            Some(Outer { reaped: true, .. }) => return,
+            _ => self.kill(),
+        }
+        if let Some(outer) = &mut self.outer {
             // Dead in a moment: bubblewrap never hangs in the kernel.
-            let _ = self.outer.wait();
+            let _ = outer.child.wait();
         }
     }
 }
@@ -106,11 +139,14 @@ fn pid(child: &Child) -> io::Result<Pid> {
         .ok_or_else(|| io::Error::other("no process id"))
 }
 
+fn handle(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+    watch(rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
 #[expect(
     deprecated,
     reason = "unsound for types that lie about their descriptor; its successor is unsafe, and an OwnedFd does not lie"
 )]
-fn handle(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
-    let handle = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+fn watch(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(handle, Interest::READABLE)
 }

@@ -16,8 +16,6 @@ use std::{
 use rustix::fs::{MemfdFlags, SealFlags};
 use tokio::sync::oneshot;
 
-use crate::stage;
-
 /// The standard streams of a launcher.
 pub(super) struct Streams {
     pub control: OwnedFd,
@@ -27,6 +25,7 @@ pub(super) struct Streams {
 
 /// One launcher to start, and where to say how that went.
 struct Order {
+    stage: &'static str,
     streams: Streams,
     reply: oneshot::Sender<io::Result<Child>>,
 }
@@ -51,7 +50,7 @@ impl Spawner {
             .name("spawner".into())
             .spawn(move || {
                 while let Ok(order) = inbox.recv() {
-                    let spawned = spawn(&program, order.streams);
+                    let spawned = spawn(&program, order.stage, order.streams);
                     if let Err(Ok(mut orphan)) = order.reply.send(spawned) {
                         // Whoever ordered it has gone. It has not been told what to do yet, so it has no children.
                         let _ = orphan.kill();
@@ -62,20 +61,24 @@ impl Spawner {
         Ok(Self { orders })
     }
 
-    /// Starts a launcher.
-    pub(super) async fn spawn(&self, streams: Streams) -> io::Result<Child> {
+    /// Starts a stage, mostly a launcher.
+    pub(super) async fn spawn(&self, stage: &'static str, streams: Streams) -> io::Result<Child> {
         let gone = || io::Error::other("the spawner thread is gone");
         let (reply, answer) = oneshot::channel();
         self.orders
-            .send(Order { streams, reply })
+            .send(Order {
+                stage,
+                streams,
+                reply,
+            })
             .map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
 
-fn spawn(program: &File, streams: Streams) -> io::Result<Child> {
+fn spawn(program: &File, stage: &str, streams: Streams) -> io::Result<Child> {
     Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
-        .arg(stage::LAUNCHER)
+        .arg(stage)
         .env_clear()
         .stdin(Stdio::from(streams.control))
         .stdout(Stdio::from(streams.info))
@@ -86,7 +89,7 @@ fn spawn(program: &File, streams: Streams) -> io::Result<Child> {
         .spawn()
 }
 
-fn sealed_copy(program: &Path) -> io::Result<File> {
+pub(crate) fn sealed_copy(program: &Path) -> io::Result<File> {
     let mut source = File::open(program)?;
     let sealable = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Since Linux 6.3 memory must be asked for as executable where the administrator says so (vm.memfd_noexec).

@@ -323,7 +323,7 @@ fn nobody_but_the_composition_root_sees_an_adapter() {
     assert_eq!(trespasses(&found), [""; 0]);
     // Positive control: there are adapters, and somebody uses them.
     let root = &found[COMPOSITION_ROOT];
-    assert_eq!(root.iter().filter(|name| is_adapter(name)).count(), 4);
+    assert_eq!(root.iter().filter(|name| is_adapter(name)).count(), 6);
 }
 
 #[test]

@@ -270,7 +270,7 @@ async fn every_stage_of_a_life_is_an_event() {
     );
     api.send(later("first", "sleep 1000")).await;
     until(|| api.sandbox.running() == 1).await;
-    let request = post(program("second", "return 1").to_string());
+    let request = post(program("second", "sleep 1000\nreturn 1").to_string());
     let stream = Stream::of(&api, with(request, "accept", "text/event-stream")).await;
     let sent = stream.rest().await;
     let stages: Vec<_> = sent

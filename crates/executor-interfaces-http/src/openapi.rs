@@ -68,11 +68,10 @@ pub(crate) fn document(ceilings: &LimitCeilings) -> Value {
 fn completed((path, mut item): (String, Value)) -> (String, Value) {
     let operations = item.as_object_mut().into_iter().flatten();
     for (_, operation) in operations {
-        // JSON is never empty; utoipa says so only of bodies with a type of its own. A file may be empty.
-        if let Some(body) = operation.get_mut("requestBody")
-            && body["content"].get("application/json").is_some()
-        {
-            body["required"] = true.into();
+        // JSON is never empty, a file may be.
+        if let Some(body) = operation.get_mut("requestBody") {
+            let is_json = body["content"].get("application/json").is_some();
+            body["required"] = is_json.into();
         }
         // A parameter is there or not; that it is null cannot be said in a URL or a header.
         let parameters = operation

@@ -22,8 +22,8 @@ use crate::{beneath, error::failed, names, remove::remove_tree};
 /// user has to pass through.
 const PLACES: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// What the names of temporary directories begin with.
-const PREFIX: &str = "sandbox-executor";
+/// What the names of temporary directories begin with. Those of versions that did not lock theirs had another beginning.
+const PREFIX: &str = "sandbox-executor-run";
 
 /// A directory of ours in a place for temporary files; removed with everything in it when the value is dropped, which
 /// blocks for as long as it takes. What a process leaves behind that is killed, the next one that makes a temporary

@@ -235,3 +235,34 @@ async fn a_temporary_root_goes_with_its_last_user() {
     assert!(!root.exists());
     assert!(Path::new("/etc").exists());
 }
+
+#[tokio::test]
+async fn temporary_roots_of_killed_processes_go_with_the_next_one() {
+    use rustix::fs::{FlockOperation, flock};
+
+    let place = Path::new("/tmp");
+    let made = |suffix: &str| {
+        let path = place.join(format!("sandbox-executor-run-{suffix}"));
+        fs::create_dir_all(path.join("s/deep")).unwrap();
+        path
+    };
+    let unique = format!("{:08x}", std::process::id());
+    let abandoned = made(&format!("{unique}00000001"));
+    let used = made(&format!("{unique}00000002"));
+    let lock = fs::File::open(&used).unwrap();
+    flock(&lock, FlockOperation::LockShared).unwrap();
+    let somebodys = made(&format!("{unique}-notes"));
+
+    let workspaces = SessionWorkspaces::temporary(options()).unwrap();
+    let root = workspaces.root().to_owned();
+    assert!(!abandoned.exists());
+    assert!(used.join("s/deep").exists());
+    assert!(somebodys.join("s/deep").exists());
+    // One that is used by ourselves stays as well.
+    drop(SessionWorkspaces::temporary(options()).unwrap());
+    assert!(root.exists());
+    drop(workspaces);
+    for left in [used, somebodys] {
+        fs::remove_dir_all(left).unwrap();
+    }
+}

@@ -284,7 +284,7 @@ pub(super) async fn version(
         .finished
         .inspection
         .as_ref()
-        .map(|seen| walls::breaches(seen, &host));
+        .map(|seen| walls::breaches(seen, &host, walls::LIMITS_OF_RUNS));
     match breaches {
         Some(breaches) if breaches.is_empty() => {}
         Some(breaches) => return Err(StartError::Breached(breaches)),

@@ -176,7 +176,7 @@ async fn prove(
         .await
         .map_err(|error| chain(&error))?;
     let seen = inspection.ok_or("nobody has looked at the walls of a slot")?;
-    let breaches = walls::breaches(&seen, &own_namespaces());
+    let breaches = walls::breaches(&seen, &own_namespaces(), walls::LIMITS_OF_SLOTS);
     if !breaches.is_empty() {
         return Err(format!("a slot does not hold: {}", breaches.join("; ")));
     }

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeSet, env, fs};
 
-use executor_application::Job;
+use executor_application::{Job, Sandbox};
 use executor_domain::{Language, Start};
 
 use crate::{
+    alone,
     support::{self, Workspace},
     world::{assert_completed, assert_returned, block_on, run, sandbox},
 };
@@ -47,6 +48,49 @@ fn no_two_guests_draw_the_same_random_numbers() {
         let different: BTreeSet<_> = drawn.iter().collect();
         assert_eq!(different.len(), drawn.len(), "{code} {drawn:?}");
     }
+}
+
+/// What a zygote has imported, all its guests have a copy of: generators too, which have to be seeded anew.
+#[test]
+fn no_two_guests_go_on_from_the_zygotes_random_state() {
+    block_on(async {
+        let sandbox = support::preloaded_bwrap(&["random", "uuid", "tempfile", "ssl"]).await;
+        let mut drawn = BTreeSet::new();
+        for _ in 0..3 {
+            let workspace = Workspace::new();
+            let code = "import random, ssl, tempfile, uuid\n\
+                        def handler(event):\n    \
+                            return [random.random(), str(uuid.uuid4()), tempfile.mktemp(), ssl.RAND_bytes(8).hex()]";
+            let job = support::job(Language::Python, code, &workspace);
+            let outcome = support::run(&sandbox, job).await;
+            assert_ne!(outcome.start, Start::Cold);
+            let executor_domain::Ending::Completed { return_value } = outcome.ending else {
+                panic!("{outcome:?}");
+            };
+            let text = return_value.as_str().trim_matches(['[', ']']);
+            drawn.extend(text.split(',').map(str::to_owned));
+        }
+        assert_eq!(drawn.len(), 3 * 4, "{drawn:?}");
+    });
+}
+
+#[test]
+fn a_package_that_cannot_be_imported_is_named_and_python_starts_cold() {
+    block_on(async {
+        let sandbox = support::preloaded_bwrap(&["json", "no_such_package"]).await;
+        let pools = sandbox.warm_pools();
+        let python = pools.iter().find(|pool| pool.language == Language::Python);
+        let trouble = python.and_then(|pool| pool.trouble.as_deref()).unwrap();
+        assert!(
+            trouble.contains("no_such_package cannot be imported"),
+            "{trouble}"
+        );
+        let workspace = Workspace::new();
+        let job = support::job(Language::Python, "def handler(event): return 1", &workspace);
+        let outcome = support::run(&sandbox, job).await;
+        assert_eq!(outcome.start, Start::Cold);
+        assert_returned(&outcome, "1");
+    });
 }
 
 #[test]
@@ -210,7 +254,7 @@ impl Zygote {
                 && field(*pid, "NSpid:").split_whitespace().count() == 2
                 && is_ours(*pid)
         };
-        let pid = all.iter().copied().find(is_zygote).expect("a zygote");
+        let pid = all.iter().copied().find(is_zygote).unwrap();
         let children = all.iter().filter(|child| parent(**child) == pid);
         Self {
             descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
@@ -228,6 +272,14 @@ impl Zygote {
 /// `SOAK_FORKS` says how many; by default as many as there is patience for.
 #[test]
 fn a_zygote_stays_as_it_is_however_often_it_forks() {
+    // Where there is no other zygote to be taken for it.
+    if !alone::is_alone() {
+        alone::rerun(
+            "residue::a_zygote_stays_as_it_is_however_often_it_forks",
+            "",
+        );
+        return;
+    }
     let forks = env::var("SOAK_FORKS").map_or(300, |text| text.parse().unwrap());
     let code = "def handler(event): return 7";
     returned(code, 20);

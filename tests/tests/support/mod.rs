@@ -48,22 +48,29 @@ pub(crate) async fn bwrap() -> BwrapSandbox {
         .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"))
 }
 
-/// The same, with every language warm that can be.
+/// The same, with every language warm that can be, and these packages of Python imported.
 #[cfg(target_os = "linux")]
-pub(crate) async fn warm_bwrap() -> BwrapSandbox {
+pub(crate) async fn preloaded_bwrap(packages: &[&str]) -> BwrapSandbox {
     let config = BwrapConfig {
         stages: executable(),
         // Always as many, so that what the daemon holds can be compared.
         warm: WarmOptions {
             min_slots: 4,
             max_slots: 4,
+            python_preload: packages.iter().map(|name| (*name).to_owned()).collect(),
             ..WarmOptions::default()
         },
         ..BwrapConfig::new(limits(|_| {}))
     };
-    let sandbox = BwrapSandbox::start(config)
+    BwrapSandbox::start(config)
         .await
-        .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"));
+        .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"))
+}
+
+/// The same, with every language warm that can be.
+#[cfg(target_os = "linux")]
+pub(crate) async fn warm_bwrap() -> BwrapSandbox {
+    let sandbox = preloaded_bwrap(&[]).await;
     for pool in sandbox.warm_pools() {
         let supported = WarmOptions::SUPPORTED.contains(&pool.language);
         assert_eq!(pool.trouble.is_none(), supported, "{pool:?}");

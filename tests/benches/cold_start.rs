@@ -80,7 +80,7 @@ impl Caller {
     fn run(&mut self, subject: &Subject) -> Duration {
         let body = request(subject.language, subject.hello).to_string();
         let message = format!(
-            "POST /execute HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         let begin = Instant::now();

@@ -196,7 +196,7 @@ impl Kind {
             }
             Self::BrokenOff => {
                 let mut stream = TcpStream::connect(&target.address).await.unwrap();
-                let head = "POST /execute HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+                let head = "POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                             Content-Length: 100000\r\n\r\n{\"code\": \"";
                 stream.write_all(head.as_bytes()).await.unwrap();
             }

@@ -218,9 +218,9 @@ async fn requests_that_are_no_http_do_not_disturb_others() {
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01"[..],
         b"GET / HTTP/9.9\r\n\r\n",
-        b"POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{\"exec",
-        b"POST /execute HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
-        b"GET /health HTTP/1.1\r\nHost: x\r\nX: ",
+        b"POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n{\"exec",
+        b"POST /execute HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ",
     ] {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(bytes).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a run costs over HTTP, beside the least that isolation by Bubblewrap can cost on the same machine: Bubblewrap
+//! What a run costs over HTTP, cold and warm, beside the least that isolation by Bubblewrap can cost on the same machine: Bubblewrap
 //! and the bare interpreter, without a daemon, limits, a filter or a program. `docs/performance.md` has the method.
 //!
 //! Criterion follows each figure by itself. The table at the end is what the project promises: ratios of medians, from
@@ -41,8 +41,10 @@ struct Subject {
     hello: &'static str,
     /// Arguments with which the interpreter starts and does nothing.
     nothing: &'static [&'static str],
-    /// Most that a run may take, in medians of the bare one.
+    /// Most that a cold run may take, in medians of the bare one.
     promised: f64,
+    /// The same of a warm one; `None`: it starts cold whatever is asked for.
+    promised_warm: Option<f64>,
 }
 
 const SUBJECTS: [Subject; 3] = [
@@ -51,18 +53,21 @@ const SUBJECTS: [Subject; 3] = [
         hello: "def handler(event):\n    return 'hello'",
         nothing: &["-I", "-c", "0"],
         promised: 1.5,
+        promised_warm: Some(0.08),
     },
     Subject {
         language: "javascript",
         hello: "exports.handler = () => 'hello'",
         nothing: &["-e", "0"],
         promised: 1.3,
+        promised_warm: None,
     },
     Subject {
         language: "shell",
         hello: "echo hello",
         nothing: &["-c", ":"],
         promised: 2.0,
+        promised_warm: Some(0.3),
     },
 ];
 
@@ -180,10 +185,21 @@ impl Samples {
     }
 }
 
-fn compare(caller: &mut Caller, bares: &mut [Bare]) {
-    println!("\n            over HTTP, ms    bare bwrap, ms");
+/// Prints what runs take beside bare ones, taken in turns, with pauses in which slots can be made, as between the requests of
+/// one client.
+fn compare(
+    start: &str,
+    caller: &mut Caller,
+    bares: &mut [Bare],
+    promised: impl Fn(&Subject) -> Option<f64>,
+) {
+    println!("\n{start:12}over HTTP, ms    bare bwrap, ms");
     println!("language      p50     p95     p50     p95   ratio of p50   promised");
     for (subject, bare) in SUBJECTS.iter().zip(bares) {
+        let Some(promised) = promised(subject) else {
+            println!("{:10} starts cold", subject.language);
+            continue;
+        };
         for _ in 0..WARM_UP {
             caller.run(subject);
             bare.run();
@@ -194,14 +210,14 @@ fn compare(caller: &mut Caller, bares: &mut [Bare]) {
         let (ours, theirs) = (Samples::new(ours), Samples::new(theirs));
         let ratio = ours.percentile(50) / theirs.percentile(50);
         println!(
-            "{:10} {:7.2} {:7.2} {:7.2} {:7.2}   {ratio:12.2}   <= {:.1} {}",
+            "{:10} {:7.2} {:7.2} {:7.2} {:7.2}   {ratio:12.2}   <= {:.2} {}",
             subject.language,
             ours.percentile(50),
             ours.percentile(95),
             theirs.percentile(50),
             theirs.percentile(95),
-            subject.promised,
-            verdict(ratio <= subject.promised),
+            promised,
+            verdict(ratio <= promised),
         );
     }
 }
@@ -211,7 +227,7 @@ const fn verdict(kept: bool) -> &'static str {
 }
 
 fn main() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::with(&[("WARM_POOL", "false")]);
     let idle = resident_kib(&daemon);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -237,7 +253,14 @@ fn main() {
     }
     criterion.final_summary();
 
-    compare(&mut caller, &mut bares);
+    compare("cold", &mut caller, &mut bares, |subject| {
+        Some(subject.promised)
+    });
+    let warm = Daemon::start();
+    let mut warm_caller = Caller::new(&warm);
+    compare("warm", &mut warm_caller, &mut bares, |subject| {
+        subject.promised_warm
+    });
     println!(
         "\nmemory of the daemon: idle {idle} KiB, promised <= {MAX_IDLE_KIB} KiB {}; after the runs {} KiB",
         verdict(idle <= MAX_IDLE_KIB),

@@ -13,7 +13,11 @@ use std::{
 use executor_application::{
     CancellationToken, Job, Listener, OutputListener, OutputStream, Sandbox, fake::FakeSandbox,
 };
+#[cfg(target_os = "linux")]
+use executor_domain::Start;
 use executor_domain::{Clock, CrashCause, Ending, Language, LimitHit, Outcome, Reason};
+#[cfg(target_os = "linux")]
+use executor_infra_isolation::WarmOptions;
 use support::{Workspace, limits, run, seatbelt::gap};
 
 /// What a guest does, told without saying in which language.
@@ -334,4 +338,21 @@ async fn bubblewrap_keeps_the_contract() {
 async fn seatbelt_keeps_the_contract() {
     let (_tool, sandbox) = support::seatbelt::seatbelt().await;
     states(&Seatbelt(Real(sandbox))).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn warm_bubblewrap_keeps_the_contract() {
+    let sandbox = support::warm_bwrap().await;
+    let workspace = Workspace::new();
+    for language in WarmOptions::SUPPORTED {
+        let code = match language {
+            Language::Python => "def handler(event): return 1",
+            Language::JavaScript => "exports.handler = () => 1",
+            Language::Shell => "true",
+        };
+        let outcome = run(&sandbox, support::job(language, code, &workspace)).await;
+        assert_ne!(outcome.start, Start::Cold, "{language}");
+    }
+    states(&Real(sandbox)).await;
 }

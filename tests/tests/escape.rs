@@ -1,4 +1,5 @@
-//! The hostile corpus: what a guest may try, and what must come of it, over cold starts.
+//! The hostile corpus: what a guest may try, and what must come of it, over cold starts. `escape_warm.rs` runs the same
+//! over warm ones.
 //!
 //! Guests are files in `tests/fixtures/guests`; what they are to see stands here, in tables. Each denial comes with controls:
 //! lines that a guest says of what it *may* do, without which a missing interpreter would look like a wall. What a host
@@ -11,6 +12,9 @@
     clippy::panic,
     reason = "helpers of tests fail like tests"
 )]
+
+/// Whether guests start warm.
+const WARM: bool = false;
 
 #[path = "escape/alone.rs"]
 mod alone;

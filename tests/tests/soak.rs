@@ -222,7 +222,7 @@ impl Target {
 struct Holdings {
     descriptors: usize,
     children: Vec<String>,
-    cgroups: Vec<PathBuf>,
+    cgroups: usize,
     mounts: String,
 }
 
@@ -232,7 +232,7 @@ impl Holdings {
         Self {
             descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
             children: children(pid),
-            cgroups: cgroups_of_runs(pid),
+            cgroups: cgroups_of_runs(pid).len(),
             mounts: fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap(),
         }
     }
@@ -300,6 +300,20 @@ async fn soak(target: &Target, runs: usize) {
     }
 }
 
+/// What the daemon holds once its slots are made and nothing changes for a second.
+async fn at_rest(daemon: &Daemon) -> Holdings {
+    let mut last = Holdings::of(daemon);
+    let mut since = Instant::now();
+    while since.elapsed() < Duration::from_secs(1) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = Holdings::of(daemon);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    last
+}
+
 /// Waits until the daemon holds what it held before, or for so long that it never will. Connections that broke off
 /// linger for a while, and abandoned guests are about to die.
 async fn settles(daemon: &Daemon, before: &Holdings) -> Holdings {
@@ -316,13 +330,18 @@ async fn settles(daemon: &Daemon, before: &Holdings) -> Holdings {
 #[tokio::test]
 async fn after_many_runs_of_every_kind_nothing_is_left() {
     let runs = env::var("SOAK_RUNS").map_or(DEFAULT_RUNS, |runs| runs.parse().unwrap());
-    let daemon = Daemon::with(&[("RESULT_TTL", RESULT_TTL)]);
+    // Always as many slots, so that what the daemon holds can be compared.
+    let daemon = Daemon::with(&[
+        ("RESULT_TTL", RESULT_TTL),
+        ("WARM_POOL_MIN", "4"),
+        ("WARM_POOL_MAX", "4"),
+    ]);
     let target = Target {
         address: daemon.address().to_owned(),
         token: marker(),
     };
 
-    let before = Holdings::of(&daemon);
+    let before = at_rest(&daemon).await;
     // One round of everything before its memory is looked at: what is made once and kept is no leak.
     soak(&target, KINDS.len()).await;
     let (memory_before, begin) = (status(&daemon, "VmRSS:"), Instant::now());

@@ -75,3 +75,24 @@ impl SandboxDescription {
         self.languages.iter().any(|l| l.language == language)
     }
 }
+
+/// What is kept warm in one language, now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WarmPool {
+    /// The language.
+    pub language: Language,
+    /// Sandboxes that wait for a job.
+    pub ready: usize,
+    /// Sandboxes that should wait, given the load.
+    pub target: usize,
+    /// Most that may wait.
+    pub max: usize,
+    /// Runs so far that found one ready.
+    pub warm: u64,
+    /// Runs so far for which one was forked on demand.
+    pub forked: u64,
+    /// Runs so far that had to start cold for want of one.
+    pub cold: u64,
+    /// Why runs start cold, where they do.
+    pub trouble: Option<String>,
+}

@@ -27,7 +27,7 @@ use tracing::Instrument;
 use crate::{
     Clock, Events, ExecutionStore, Instruments, Levels, MemoryStore, Page, Position, Query,
     Retention, Running, Sandbox, SandboxDescription, SandboxError, StoreError, Summary, Wall,
-    WorkspaceError, Workspaces,
+    WarmPool, WarmSlots, WorkspaceError, Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
     ledger::{Ledger, Live, Lookup},
 };
@@ -377,7 +377,14 @@ impl ExecuteCode {
                 .outbox
                 .as_ref()
                 .map(|outbox| outbox.backlog()),
-            ..Levels::default()
+            warm_slots: self
+                .warm_pools()
+                .iter()
+                .map(|pool| WarmSlots {
+                    language: pool.language,
+                    ready: pool.ready,
+                })
+                .collect(),
         }
     }
 
@@ -428,6 +435,11 @@ impl ExecuteCode {
     /// What the sandbox is made of.
     pub fn sandbox(&self) -> &SandboxDescription {
         self.shared.sandbox.description()
+    }
+
+    /// What is kept warm, as it is now.
+    pub fn warm_pools(&self) -> Vec<WarmPool> {
+        self.shared.sandbox.warm_pools()
     }
 
     /// Accepts nothing more, gives what runs and waits the grace period, kills the rest, and returns once every guest is

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Clock, Job, LanguageSupport, Listener, OutputStream, Overflow, Sandbox, SandboxDescription,
-    SandboxError, Wall, Workspace, WorkspaceError, Workspaces,
+    SandboxError, Wall, WarmPool, Workspace, WorkspaceError, Workspaces,
 };
 
 pub use outbox::MemoryOutbox;
@@ -213,6 +213,10 @@ impl Sandbox for FakeSandbox {
 
     fn description(&self) -> &SandboxDescription {
         &self.description
+    }
+
+    fn warm_pools(&self) -> Vec<WarmPool> {
+        Vec::new()
     }
 }
 

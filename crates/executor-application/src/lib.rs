@@ -22,7 +22,7 @@ mod sessions;
 mod transcript;
 
 pub use admission::Capacity;
-pub use description::{LanguageSupport, SandboxDescription, Wall, WallState};
+pub use description::{LanguageSupport, SandboxDescription, Wall, WallState, WarmPool};
 pub use events::{Events, ExecutionEvent};
 pub use execute::{ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure, Submission};
 pub use health::{CheckHealth, Health, Unhealthy};

@@ -16,7 +16,7 @@ use executor_domain::{
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::description::{SandboxDescription, Wall};
+use crate::description::{SandboxDescription, Wall, WarmPool};
 
 pub use files::{
     ArchiveFormat, Condition, Content, DiskUse, Entry, EntryKind, FilesError, Found, Holdings,
@@ -104,6 +104,11 @@ pub trait Sandbox: Send + Sync {
 
     /// What this sandbox is made of. Constant after start, cheap.
     fn description(&self) -> &SandboxDescription;
+
+    /// What is kept warm, as it is now; nothing where every run starts cold by choice. Cheap.
+    fn warm_pools(&self) -> Vec<WarmPool> {
+        Vec::new()
+    }
 }
 
 /// Why a workspace cannot be used.

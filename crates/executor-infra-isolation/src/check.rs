@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+#[cfg(target_os = "linux")]
+use executor_application::WarmPool;
 use executor_application::{LanguageSupport, SandboxDescription, Wall, WallState};
 use executor_domain::Language;
 
@@ -78,6 +80,21 @@ pub(crate) fn of(
         .chain(languages)
         .chain(walls)
         .collect()
+}
+
+/// Which languages start warm.
+#[cfg(target_os = "linux")]
+pub(crate) fn warm_starts(pools: &[WarmPool]) -> Vec<Check> {
+    let check = |pool: &WarmPool| Check {
+        name: format!("warm_start_{}", pool.language),
+        passed: pool.trouble.is_none(),
+        essential: false,
+        detail: match &pool.trouble {
+            None => format!("at most {} sandboxes wait for jobs", pool.max),
+            Some(why) => format!("runs start cold: {why}"),
+        },
+    };
+    pools.iter().map(check).collect()
 }
 
 fn why_not(language: Language, refused: &[(Language, String)]) -> Option<&str> {

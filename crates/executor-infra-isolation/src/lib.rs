@@ -38,9 +38,13 @@ pub mod stage;
 #[cfg(unix)]
 mod supervisor;
 mod usage;
+#[cfg(target_os = "linux")]
+mod warm;
 
 #[cfg(target_os = "linux")]
 pub use bwrap::{BwrapConfig, BwrapSandbox, StartError, examine};
 #[cfg(unix)]
 pub use check::Check;
 pub use usage::Usage;
+#[cfg(target_os = "linux")]
+pub use warm::WarmOptions;

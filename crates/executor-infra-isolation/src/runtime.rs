@@ -6,7 +6,10 @@ use executor_application::{Job, Listener};
 use executor_domain::{Language, ResourceLimit};
 
 use crate::{
-    guest::{interpreter::Interpreter, runner::Bootstrap},
+    guest::{
+        interpreter::{Interpreter, SHELL_ENVIRONMENT},
+        runner::Bootstrap,
+    },
     stage::wire::SmallFile,
     supervisor,
 };
@@ -79,6 +82,19 @@ pub(crate) struct Runtime {
     pub bootstrap: Option<Arc<Bootstrap>>,
 }
 
+/// How far the interpreter is that a job is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It is yet to be started.
+    ToStart,
+    /// It waits in a slot, where its arguments and its surroundings are given.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "slots are forked on Linux only")
+    )]
+    Waiting,
+}
+
 /// A guest, ready to be run.
 pub(crate) struct Prepared {
     pub program: Program,
@@ -91,12 +107,17 @@ impl Runtime {
         self.interpreter.language()
     }
 
-    /// What a job means for this interpreter.
-    pub(crate) fn prepare(&self, job: Job, surroundings: &Surroundings) -> Prepared {
+    /// What a job means for this interpreter, or for one of its kind that waits in a slot with these surroundings.
+    pub(crate) fn prepare(&self, job: Job, surroundings: &Surroundings, stage: Stage) -> Prepared {
         let (event_variable, note) = event_variable(job.event.as_str());
+        let warm = stage == Stage::Waiting;
+        let at_start = match stage {
+            Stage::ToStart => surroundings.environment.as_slice(),
+            Stage::Waiting => &[],
+        };
         // Later ones win: the caller may replace any of ours.
-        let ours = surroundings.environment.iter();
-        let environment = ours
+        let environment: Vec<_> = at_start
+            .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .chain(event_variable)
             .chain(job.environment.iter())
@@ -107,18 +128,28 @@ impl Runtime {
             let event = is_shell.then(|| job.event.as_str().to_owned());
             event.unwrap_or_default()
         });
-        let files = is_shell.then(|| SmallFile {
+        let script = is_shell.then(|| SmallFile {
             path: surroundings.script.clone(),
             text: job.source.code().to_owned(),
         });
+        let variables = (is_shell && warm).then(|| SmallFile {
+            path: SHELL_ENVIRONMENT.into(),
+            text: assignments(&environment),
+        });
         let memory_limit_mb = job.limits.max_memory_mb();
+        let (environment, late) = if warm {
+            (Vec::new(), Some(environment))
+        } else {
+            (environment, None)
+        };
         let program = Program {
             argv: self.argv(memory_limit_mb, &surroundings.script),
             environment,
-            files: files.into_iter().collect(),
+            files: script.into_iter().chain(variables).collect(),
             stdin,
             job: self.bootstrap.clone().map(|bootstrap| supervisor::Job {
-                bootstrap,
+                bootstrap: (!warm).then_some(bootstrap),
+                environment: late,
                 execution_id: job.execution_id,
                 session_id: job.session_id,
                 source: job.source,
@@ -151,6 +182,17 @@ pub(crate) fn words(command: Vec<std::ffi::OsString>) -> Vec<String> {
         .collect()
 }
 
+/// Variables as a program for a shell that has started without them. Their names are identifiers; between single quotes
+/// nothing means anything but a single quote.
+fn assignments(environment: &[(String, String)]) -> String {
+    environment
+        .iter()
+        .fold(String::new(), |text, (name, value)| {
+            let quoted = value.replace('\'', r"'\''");
+            text + "export " + name + "='" + &quoted + "'\n"
+        })
+}
+
 /// The event as a variable, or why it is not one.
 fn event_variable(event: &str) -> (Option<(&str, &str)>, Option<String>) {
     let bytes = EVENT_VARIABLE.len() + event.len() + "=\0".len();
@@ -168,6 +210,14 @@ fn event_variable(event: &str) -> (Option<(&str, &str)>, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_is_never_read_as_a_program() {
+        let variable = |value: &str| assignments(&[("A".into(), value.into())]);
+        assert_eq!(variable("x y"), "export A='x y'\n");
+        assert_eq!(variable("$(id)`id`\\\n"), "export A='$(id)`id`\\\n'\n");
+        assert_eq!(variable("'; id; '"), "export A=''\\''; id; '\\'''\n");
+    }
 
     #[test]
     fn the_event_is_a_variable_up_to_the_kernels_cap() {

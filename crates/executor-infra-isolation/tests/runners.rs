@@ -79,6 +79,7 @@ impl<'a> Guest<'a> {
             remaining: Duration::from_secs(60),
             memory_limit_mb: 512,
             max_result_bytes: CAP,
+            environment: None,
         };
         let frames = JobFrames::new(Some(bootstrap), &header, self.code, self.event).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();

@@ -21,7 +21,7 @@ use crate::{
 struct Holdings {
     descriptors: Vec<String>,
     children: BTreeSet<String>,
-    cgroups: BTreeSet<PathBuf>,
+    cgroups: usize,
     mounts: usize,
     temporary: BTreeSet<PathBuf>,
 }
@@ -34,15 +34,15 @@ impl Holdings {
             .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
             .map(|target| target.display().to_string())
             .map(|target| target.split(":[").next().unwrap_or_default().to_owned())
+            // A slot's cgroup has a number in its name.
+            .map(|target| target.replace(|c: char| c.is_ascii_digit(), ""))
             .filter(|target| !target.starts_with("/proc/"))
             .collect();
         descriptors.sort();
-        let mut cgroups = BTreeSet::new();
-        find_cgroups(Path::new("/sys/fs/cgroup"), &mut cgroups);
         Self {
             descriptors,
             children: children(),
-            cgroups,
+            cgroups: count_cgroups(Path::new("/sys/fs/cgroup")),
             mounts: fs::read_to_string("/proc/self/mounts")
                 .unwrap()
                 .lines()
@@ -68,19 +68,17 @@ fn children() -> BTreeSet<String> {
         .collect()
 }
 
-/// Cgroups of runs of this process, which carry its number in their names.
-fn find_cgroups(directory: &Path, found: &mut BTreeSet<PathBuf>) {
+/// Cgroups of runs of this process, and of slots that wait for one; they carry its number in their names.
+fn count_cgroups(directory: &Path) -> usize {
     let of_ours = format!("-{}-run-", std::process::id());
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if !is_directory {
-            continue;
-        }
-        if entry.file_name().to_string_lossy().contains(&of_ours) {
-            found.insert(entry.path());
-        }
-        find_cgroups(&entry.path(), found);
-    }
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| {
+            let own = entry.file_name().to_string_lossy().contains(&of_ours);
+            usize::from(own) + count_cgroups(&entry.path())
+        })
+        .sum()
 }
 
 #[test]
@@ -92,9 +90,10 @@ fn nothing_is_left_of_hostile_runs() {
         return;
     }
     assert_works();
-    let before = Holdings::now();
+    let before = settled();
     assert_eq!(before.temporary, BTreeSet::new());
-    assert_eq!(before.children, BTreeSet::new());
+    // The zygotes, where there are any.
+    assert_eq!(before.children.is_empty(), !crate::WARM);
 
     // Control: while a guest runs, there is something to be seen of each kind.
     {
@@ -103,10 +102,16 @@ fn nothing_is_left_of_hostile_runs() {
         let (marker, job) = marked(job);
         run_while(job, async || {
             eventually("the guest runs", || !support::alive(&marker).is_empty()).await;
-            let during = Holdings::now();
-            assert!(during.descriptors.len() > before.descriptors.len());
-            assert!(!during.children.is_empty() && !during.temporary.is_empty());
-            assert!(!during.cgroups.is_empty() || gap("cgroup_processes", "leftovers"));
+            let no_cgroups = gap("cgroup_processes", "leftovers");
+            // A warm guest is no child of this process; and its slot is replaced in a moment.
+            eventually("there is more of each kind", || {
+                let during = Holdings::now();
+                during.descriptors.len() > before.descriptors.len()
+                    && (crate::WARM || during.children.len() > before.children.len())
+                    && !during.temporary.is_empty()
+                    && (no_cgroups || during.cgroups > before.cgroups)
+            })
+            .await;
         });
     }
 
@@ -145,8 +150,26 @@ fn nothing_is_left_of_hostile_runs() {
         );
         run(job);
         // Not even for a moment: whoever has the answer may count.
-        assert_eq!(children(), BTreeSet::new(), "{event}");
+        assert_eq!(children(), before.children, "{event}");
     }
     assert_works();
-    assert_eq!(Holdings::now(), before);
+    assert_eq!(settled(), before);
+}
+
+/// What this process holds once as many slots wait as should, which somebody makes behind our back.
+fn settled() -> Holdings {
+    let mut last = Holdings::now();
+    if crate::WARM {
+        crate::world::block_on(async {
+            let mut alike = 0;
+            eventually("nothing changes", || {
+                let now = Holdings::now();
+                alike = if now == last { alike + 1 } else { 0 };
+                last = now;
+                alike > 40
+            })
+            .await;
+        });
+    }
+    last
 }

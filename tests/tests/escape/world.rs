@@ -9,9 +9,9 @@ use std::{
 
 use executor_application::{CancellationToken, Job, Sandbox};
 use executor_domain::{
-    Ending, GuestEnvironment, JsonText, Language, LimitHit, Outcome, Reason, RequestedLimits,
+    Ending, GuestEnvironment, JsonText, Language, LimitHit, Outcome, Reason, RequestedLimits, Start,
 };
-use executor_infra_isolation::BwrapSandbox;
+use executor_infra_isolation::{BwrapSandbox, WarmOptions};
 use tokio::runtime::Runtime;
 
 use crate::support::{self, Workspace, stderr, stdout};
@@ -29,7 +29,15 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 });
 
 /// One for the whole suite: what a hostile guest breaks, the next test meets.
-static SANDBOX: LazyLock<BwrapSandbox> = LazyLock::new(|| RUNTIME.block_on(support::bwrap()));
+static SANDBOX: LazyLock<BwrapSandbox> = LazyLock::new(|| {
+    RUNTIME.block_on(async {
+        if crate::WARM {
+            support::warm_bwrap().await
+        } else {
+            support::bwrap().await
+        }
+    })
+});
 
 pub(crate) fn sandbox() -> &'static BwrapSandbox {
     &SANDBOX
@@ -46,12 +54,23 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// Runs a job that nobody cancels.
 pub(crate) fn run(job: Job) -> Outcome {
-    block_on(support::run(sandbox(), job))
+    let language = job.source.language();
+    let outcome = block_on(support::run(sandbox(), job));
+    assert_started_as_it_should(language, &outcome);
+    outcome
+}
+
+/// A suite over warm starts that ran cold would prove nothing.
+#[track_caller]
+fn assert_started_as_it_should(language: Language, outcome: &Outcome) {
+    let warm = crate::WARM && WarmOptions::SUPPORTED.contains(&language);
+    assert_eq!(outcome.start != Start::Cold, warm, "{language}");
 }
 
 /// Runs a job until somebody outside has seen what there is to see.
 pub(crate) fn run_while(job: Job, see: impl AsyncFnOnce()) -> Outcome {
-    block_on(async {
+    let language = job.source.language();
+    let outcome = block_on(async {
         let cancel = CancellationToken::new();
         let running = sandbox().run(job, cancel.clone());
         let (outcome, ()) = tokio::join!(running, async {
@@ -59,7 +78,9 @@ pub(crate) fn run_while(job: Job, see: impl AsyncFnOnce()) -> Outcome {
             cancel.cancel();
         });
         outcome.unwrap()
-    })
+    });
+    assert_started_as_it_should(language, &outcome);
+    outcome
 }
 
 /// A program of `tests/fixtures/guests`.

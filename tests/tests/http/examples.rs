@@ -133,7 +133,8 @@ async fn the_answer_has_the_documented_shape() {
     for measured in ["duration_ms", "cpu_time_ms", "peak_memory_mb"] {
         assert!(run["metrics"][measured].as_f64().unwrap() > 0.0, "{run:#}");
     }
-    assert_eq!(run["metrics"]["start"], "cold");
+    let start = run["metrics"]["start"].as_str().unwrap();
+    assert!(["warm", "forked"].contains(&start), "{run:#}");
 
     let [artifact] = run["artifacts"].as_array().unwrap().as_slice() else {
         panic!("{run:#}");

@@ -119,7 +119,11 @@ async fn while_no_sandbox_can_be_started_it_is_unhealthy_and_runs_nothing() {
     let directory = passable_directory();
     let bwrap = directory.path().join("bwrap");
     symlink("/usr/bin/bwrap", &bwrap).unwrap();
-    let daemon = Daemon::with(&[("BWRAP_PATH", bwrap.to_str().unwrap())]);
+    // A run that finds a slot needs no bubblewrap.
+    let daemon = Daemon::with(&[
+        ("BWRAP_PATH", bwrap.to_str().unwrap()),
+        ("WARM_POOL", "false"),
+    ]);
     let retry = request("shell", "echo ran");
 
     fs::remove_file(&bwrap).unwrap();

@@ -350,6 +350,9 @@ async fn the_token_reaches_no_guest_and_no_log() {
 import glob, os
 def handler(event):
     seen = []
+    # The control: a guest that was started warm shows no variable there.
+    with open('/tmp/control', 'w') as file:
+        file.write(os.environ['CONTROL'])
     for path in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/fd/*'):
         try:
             if '/fd/' in path and not os.path.isfile(path):

@@ -19,7 +19,7 @@ use executor_domain::{
     RequestedLimits, ResourceLimit, SessionId, Source,
 };
 #[cfg(target_os = "linux")]
-use executor_infra_isolation::{BwrapConfig, BwrapSandbox};
+use executor_infra_isolation::{BwrapConfig, BwrapSandbox, WarmOptions};
 
 /// The daemon's executable.
 pub(crate) fn executable() -> PathBuf {
@@ -54,6 +54,36 @@ pub(crate) async fn bwrap() -> BwrapSandbox {
     BwrapSandbox::start(config)
         .await
         .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"))
+}
+
+/// The same, with every language warm that can be, and these packages of Python imported.
+#[cfg(target_os = "linux")]
+pub(crate) async fn preloaded_bwrap(packages: &[&str]) -> BwrapSandbox {
+    let config = BwrapConfig {
+        stages: executable(),
+        // Always as many, so that what the daemon holds can be compared.
+        warm: WarmOptions {
+            min_slots: 4,
+            max_slots: 4,
+            python_preload: packages.iter().map(|name| (*name).to_owned()).collect(),
+            ..WarmOptions::default()
+        },
+        ..BwrapConfig::new(limits(|_| {}))
+    };
+    BwrapSandbox::start(config)
+        .await
+        .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"))
+}
+
+/// The same, with every language warm that can be.
+#[cfg(target_os = "linux")]
+pub(crate) async fn warm_bwrap() -> BwrapSandbox {
+    let sandbox = preloaded_bwrap(&[]).await;
+    for pool in sandbox.warm_pools() {
+        let supported = WarmOptions::SUPPORTED.contains(&pool.language);
+        assert_eq!(pool.trouble.is_none(), supported, "{pool:?}");
+    }
+    sandbox
 }
 
 /// A workspace that guests can write to, whoever they are on the host. Removed on drop.
@@ -116,16 +146,20 @@ pub(crate) fn stderr(outcome: &Outcome) -> String {
     String::from_utf8_lossy(&outcome.stderr.bytes).into_owned()
 }
 
-/// Processes on this host, zombies aside, whose command line or environment has this marker: as far as this user may see.
+/// Processes on this host, zombies and inits of sandboxes aside, whose command line or environment has this marker, or who
+/// have the directory of this name mounted: as far as this user may see. A guest that was forked from a warm interpreter shows
+/// neither argument nor variable to the outside.
 pub(crate) fn alive(marker: &str) -> Vec<u32> {
     let own = std::process::id();
+    let directory = marker.rsplit('/').next().unwrap_or(marker);
+    let holds = |pid: &u32, file: &str, what: &str| {
+        std::fs::read(format!("/proc/{pid}/{file}"))
+            .is_ok_and(|text| text.windows(what.len()).any(|part| part == what.as_bytes()))
+    };
     let has_marker = |pid: &u32| {
-        ["cmdline", "environ"].iter().any(|file| {
-            std::fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|text| {
-                text.windows(marker.len())
-                    .any(|part| part == marker.as_bytes())
-            })
-        })
+        holds(pid, "cmdline", marker)
+            || holds(pid, "environ", marker)
+            || (holds(pid, "mountinfo", directory) && !is_init(*pid))
     };
     std::fs::read_dir("/proc")
         .unwrap()
@@ -133,6 +167,13 @@ pub(crate) fn alive(marker: &str) -> Vec<u32> {
         .filter(|pid| *pid != own)
         .filter(has_marker)
         .collect()
+}
+
+/// Whether a process is the first one of its namespace.
+fn is_init(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.is_some_and(|line| line.split_whitespace().next_back() == Some("1"))
 }
 
 /// How long a hanging machine may take. Not a measure of time: whoever waits so long fails.

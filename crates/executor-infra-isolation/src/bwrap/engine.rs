@@ -1,47 +1,59 @@
 //! Runs any program between all walls. What kind of program it is, and what its end means, is for others.
 
 use std::{
-    fs::File,
-    io::{self, Write},
-    os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
 };
 
+use executor_application::Listener;
 use executor_domain::ResourceLimit;
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use executor_guest::protocol::JobSpec;
+use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     argv::{self, SystemPath, Walls},
+    files::{identity_files, standard_input},
     plan::BwrapPlan,
+    process::BwrapProcesses,
     spawner::Spawner,
 };
 use crate::{
     cgroup::{CgroupLimits, Cgroups, RunCgroup},
+    guest::interpreter::GUEST_WORKSPACE,
     runtime::{MAX_RESULT_BYTES, OPEN_FILES, Program, cpu_seconds},
-    stage::wire::{BoundedMount, InitSpec, LaunchSpec, Rlimits, SmallFile},
-    supervisor::{Finished, Order, SuperviseError, Supervisor},
+    stage::wire::{BoundedMount, InitSpec, LaunchSpec, Rlimits, SmallFile, Tenant},
+    supervisor::{
+        self, Connections, Doing, Finished, Guest, Order, Streams, SuperviseError, Supervisor,
+        socket,
+    },
     usage::Usage,
+    warm::{
+        mounts::Mounts,
+        slot::{Release, Slot},
+    },
 };
 
 /// Who guests are in their own eyes.
-const GUEST_IDS: (u32, u32) = (1000, 1000);
+pub(super) const GUEST_IDS: (u32, u32) = (1000, 1000);
 /// Most bytes of `/tmp`, and of `/dev/shm`: half of the memory that the run may use, since tmpfs is memory, and not more
 /// than this.
 const MAX_TMPFS_BYTES: u64 = 256 << 20;
 /// Most files and directories in `/tmp`, and in `/dev/shm`. Each takes about a KiB of kernel memory.
-const TMPFS_INODES: u64 = 16 << 10;
+pub(super) const TMPFS_INODES: u64 = 16 << 10;
 /// Processes of ours in a run's cgroup: bubblewrap and the init.
 const OWN_PROCESSES: u64 = 2;
+/// The same in a slot's: its init.
+pub(super) const SLOTS_OWN_PROCESSES: u64 = 1;
 /// Pseudo-terminals of one run. The kernel counts them for the whole host (`kernel.pty.max`), so one run must not be able to
 /// take them all.
 const PSEUDO_TERMINALS: u32 = 16;
-/// How much later than the cgroup a process's own CPU limit comes, so that the cgroup, which counts the whole tree, is
-/// the one that decides.
-const CPU_SLACK_SECONDS: u64 = 2;
 /// A run's share of the processors beside others, of which each has 100 by default (`cpu.weight` in the kernel's
 /// cgroup-v2.rst): whoever spins must leave time for the daemon that is to end it.
 const CPU_WEIGHT: u16 = 20;
+/// How much later than the cgroup a process's own CPU limit comes, so that the cgroup, which counts the whole tree, is
+/// the one that decides.
+const CPU_SLACK_SECONDS: u64 = 2;
 
 /// Whether the init is to look at the walls before it starts the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +76,27 @@ pub(crate) struct Run {
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub supervisor: Supervisor,
-    pub spawner: Spawner,
+    pub(super) spawner: Spawner,
     pub cgroups: Cgroups,
     pub system: Vec<SystemPath>,
     pub bwrap: PathBuf,
     /// User and group that guests are on the host; `None`: the daemon's own.
     pub run_as: Option<(u32, u32)>,
+}
+
+/// What lives in a sandbox that is to be built.
+pub(super) struct Resident<'a> {
+    pub argv: Vec<String>,
+    pub environment: Vec<(String, String)>,
+    /// Files of ours that it needs.
+    pub files: Vec<SmallFile>,
+    /// The session's directory.
+    pub workspace: Option<&'a str>,
+    /// Bytes of `/tmp`, and of `/dev/shm`.
+    pub tmpfs_bytes: u64,
+    pub limits: &'a ResourceLimit,
+    pub look: Look,
+    pub tenant: Tenant,
 }
 
 impl Engine {
@@ -82,91 +109,180 @@ impl Engine {
         look: Look,
         cancel: &CancellationToken,
     ) -> Result<Run, SuperviseError> {
-        let cgroup = self.cgroup(limits)?;
-        let tmpfs_bytes = (limits.memory_bytes() / 2).min(MAX_TMPFS_BYTES);
-        let walls = Walls {
-            system: &self.system,
+        let cgroup = self.cgroup("run", &cgroup_limits(limits, OWN_PROCESSES))?;
+        let connections = Connections {
+            stdin: standard_input(&program.stdin).doing("make standard input")?,
+            has_channel: program.job.is_some(),
+            file: None,
+        };
+        let resident = Resident {
+            argv: program.argv,
+            environment: program.environment,
+            files: program.files,
             workspace,
-            tmp_bytes: tmpfs_bytes,
-            shm_bytes: tmpfs_bytes,
+            tmpfs_bytes: tmpfs_bytes(limits),
+            limits,
+            look,
+            tenant: Tenant::Guest,
         };
-        let order = Order {
-            stdin: standard_input(&program.stdin).map_err(|source| SuperviseError::System {
-                step: "make standard input",
-                source,
-            })?,
-            job: program.job,
-            wall_time: limits.wall_time(),
-            cpu_time: limits.cpu_time(),
-            max_output: usize::try_from(limits.max_output_bytes()).unwrap_or(usize::MAX),
-            listener: program.listener,
-            max_result: MAX_RESULT_BYTES,
+        let mut plan = self.plan(resident, cgroup.as_ref());
+        let order = order(program.job, program.listener, limits);
+        let guest = self.supervisor.start(&mut plan, connections).await?;
+        self.finish(guest, &order, cgroup, cancel).await
+    }
+
+    /// Runs a program to its end in a slot: what its arguments and its environment would have been is the slot's own
+    /// affair. Must be polled to its end as well; cancel with the token.
+    pub(crate) async fn run_in(
+        &self,
+        mut slot: Slot,
+        mounts: &Mounts,
+        program: Program,
+        limits: &ResourceLimit,
+        workspace: Option<&str>,
+        cancel: &CancellationToken,
+    ) -> Result<Run, SuperviseError> {
+        let workspace = match workspace {
+            Some(path) => {
+                let mount = mounts.open(Path::new(path)).await;
+                Some(mount.doing("hand over the workspace")?)
+            }
+            None => None,
         };
-        let mut plan = BwrapPlan {
-            spawner: &self.spawner,
-            launch: LaunchSpec {
-                parent: 0,
-                cgroup_files: cgroup
-                    .as_ref()
-                    .map(RunCgroup::entry_files)
-                    .unwrap_or_default(),
-                run_as: self.run_as,
-                bwrap: self.bwrap.clone(),
-                arguments: argv::arguments(&walls),
+        let stdin = match program.stdin.as_str() {
+            "" => None,
+            text => Some(standard_input(text).doing("make standard input")?),
+        };
+        let mut cgroup = slot.cgroup.take();
+        if let Some(cgroup) = &mut cgroup {
+            let wanted = cgroup_limits(limits, SLOTS_OWN_PROCESSES);
+            if wanted != cgroup_limits(&slot.limits, SLOTS_OWN_PROCESSES) {
+                cgroup
+                    .set_limits(&wanted)
+                    .map_err(io::Error::other)
+                    .doing("set the limits of a cgroup")?;
+            }
+            // What it took to build the slot is not the guest's.
+            cgroup.start_counting();
+        }
+        let release = Release {
+            job: JobSpec {
+                // A slot's init stays in the namespace above its guest's.
+                limits: self.rlimits(limits, 0).into(),
+                private_bytes: tmpfs_bytes(limits),
+                has_workspace: workspace.is_some(),
+                has_stdin: stdin.is_some(),
+                files: program.files.into_iter().map(Into::into).collect(),
             },
-            init: InitSpec {
-                files: identity_files().into_iter().chain(program.files).collect(),
-                bounded: ["/tmp", "/dev/shm"]
-                    .map(|path| bounded(path, tmpfs_bytes, TMPFS_INODES))
-                    .into_iter()
-                    // bubblewrap's own /dev holds a dozen nodes and links and nothing else.
-                    .chain([bounded("/dev", 64 << 10, 64)])
-                    .collect(),
-                pseudo_terminals: PSEUDO_TERMINALS,
-                sealed: vec!["/dev".into(), "/".into()],
-                guest_ids: GUEST_IDS,
-                rlimits: self.rlimits(limits),
-                inspect: look == Look::First,
-                argv: program.argv,
-                environment: program.environment,
-                directory: "/workspace".into(),
-            },
-            cgroup,
-            info: None,
+            workspace,
+            stdin,
         };
-        let finished = self.supervisor.run(order, &mut plan, cancel).await?;
-        let used = match plan.cgroup.take() {
+        let order = order(program.job, program.listener, limits);
+        // Slots die with their zygote, which may have been replaced meanwhile.
+        let (guest, zygote) = slot.release(release).await.doing("hand a slot its job")?;
+        let run = self.finish(guest, &order, cgroup, cancel).await;
+        drop(zygote);
+        run
+    }
+
+    async fn finish(
+        &self,
+        guest: Guest<BwrapProcesses>,
+        order: &Order,
+        cgroup: Option<RunCgroup>,
+        cancel: &CancellationToken,
+    ) -> Result<Run, SuperviseError> {
+        let finished = self
+            .supervisor
+            .see_through(guest, order, &cgroup, cancel)
+            .await?;
+        let used = match cgroup {
             Some(cgroup) => Some(settle(cgroup).await),
             None => None,
         };
         Ok(Run { finished, used })
     }
 
-    fn cgroup(&self, limits: &ResourceLimit) -> Result<Option<RunCgroup>, SuperviseError> {
+    /// How a sandbox is to be built for this resident.
+    pub(super) fn plan(&self, resident: Resident<'_>, cgroup: Option<&RunCgroup>) -> BwrapPlan<'_> {
+        let walls = Walls {
+            system: &self.system,
+            workspace: resident.workspace,
+            tmp_bytes: resident.tmpfs_bytes,
+            shm_bytes: resident.tmpfs_bytes,
+        };
+        BwrapPlan {
+            spawner: &self.spawner,
+            launch: LaunchSpec {
+                parent: 0,
+                cgroup_files: cgroup.map(RunCgroup::entry_files).unwrap_or_default(),
+                run_as: self.run_as,
+                bwrap: self.bwrap.clone(),
+                arguments: argv::arguments(&walls),
+            },
+            init: InitSpec {
+                files: identity_files().into_iter().chain(resident.files).collect(),
+                bounded: bounds(resident.tmpfs_bytes),
+                pseudo_terminals: PSEUDO_TERMINALS,
+                sealed: vec!["/dev".into(), "/".into()],
+                guest_ids: GUEST_IDS,
+                // The init counts as well.
+                rlimits: self.rlimits(resident.limits, 1),
+                inspect: resident.look == Look::First,
+                argv: resident.argv,
+                environment: resident.environment,
+                directory: GUEST_WORKSPACE.into(),
+                tenant: resident.tenant,
+            },
+            info: None,
+        }
+    }
+
+    /// Starts a stage that is neither launcher nor init, tells it who we are, and returns our end of its control socket.
+    pub(crate) async fn start_helper(
+        &self,
+        stage: &'static str,
+    ) -> Result<(BwrapProcesses, UnixStream), SuperviseError> {
+        let step = "start a helper";
+        let (mut ours, control) = socket::pair().doing(step)?;
+        let (_output, output) = supervisor::pipe().doing(step)?;
+        let (_complaints, complaints) = supervisor::pipe().doing(step)?;
+        let streams = Streams {
+            control,
+            complaints,
+        };
+        let child = self.spawner.spawn(stage, streams, output).await;
+        let processes = BwrapProcesses::new(child.doing(step)?).doing(step)?;
+        socket::introduce(&mut ours).await.doing(step)?;
+        Ok((processes, ours))
+    }
+
+    /// A cgroup with these limits; `None`: there are none on this host.
+    pub(super) fn cgroup(
+        &self,
+        label: &str,
+        limits: &CgroupLimits,
+    ) -> Result<Option<RunCgroup>, SuperviseError> {
         if self.cgroups.support().version.is_none() {
             return Ok(None);
         }
-        let limits = CgroupLimits {
-            memory_bytes: limits.memory_bytes(),
-            pids_max: limits.max_processes() + OWN_PROCESSES,
-            cpu_weight: Some(CPU_WEIGHT),
-        };
-        self.cgroups
-            .create("run", &limits)
+        let cgroup = self.cgroups.create(label, limits);
+        cgroup
             .map(Some)
-            .map_err(|error| SuperviseError::System {
-                step: "make a cgroup",
-                source: io::Error::other(error),
-            })
+            .map_err(io::Error::other)
+            .doing("make a cgroup")
     }
 
-    fn rlimits(&self, limits: &ResourceLimit) -> Rlimits {
+    /// `inits`: processes of ours that are in the guest's own user namespace.
+    pub(super) fn rlimits(&self, limits: &ResourceLimit, inits: u64) -> Rlimits {
         let support = self.cgroups.support();
         Rlimits {
             open_files: OPEN_FILES,
             file_size: limits.file_size_bytes(),
-            // The init counts as well. With a cgroup, that one decides, because it reports what it refused.
-            processes: limits.max_processes() + 1 + if support.pids { OWN_PROCESSES } else { 0 },
+            // With a cgroup, that one decides, because it reports what it refused.
+            processes: limits.max_processes()
+                + inits
+                + if support.pids { OWN_PROCESSES } else { 0 },
             cpu_seconds: cpu_seconds(limits)
                 + if support.cpu_accounting {
                     CPU_SLACK_SECONDS
@@ -175,6 +291,18 @@ impl Engine {
                 },
             data: (!support.memory).then(|| limits.memory_bytes()),
         }
+    }
+}
+
+/// What becomes of a guest with these limits.
+fn order(job: Option<supervisor::Job>, listener: Listener, limits: &ResourceLimit) -> Order {
+    Order {
+        job,
+        wall_time: limits.wall_time(),
+        cpu_time: limits.cpu_time(),
+        max_output: usize::try_from(limits.max_output_bytes()).unwrap_or(usize::MAX),
+        listener,
+        max_result: MAX_RESULT_BYTES,
     }
 }
 
@@ -194,79 +322,32 @@ async fn settle(mut cgroup: RunCgroup) -> Usage {
     used
 }
 
+pub(super) const fn cgroup_limits(limits: &ResourceLimit, own_processes: u64) -> CgroupLimits {
+    CgroupLimits {
+        memory_bytes: limits.memory_bytes(),
+        pids_max: limits.max_processes() + own_processes,
+        cpu_weight: Some(CPU_WEIGHT),
+    }
+}
+
+pub(super) fn tmpfs_bytes(limits: &ResourceLimit) -> u64 {
+    (limits.memory_bytes() / 2).min(MAX_TMPFS_BYTES)
+}
+
+/// Bounds of what bubblewrap mounts.
+fn bounds(tmpfs_bytes: u64) -> Vec<BoundedMount> {
+    ["/tmp", "/dev/shm"]
+        .map(|path| bounded(path, tmpfs_bytes, TMPFS_INODES))
+        .into_iter()
+        // bubblewrap's own /dev holds a dozen nodes and links and nothing else.
+        .chain([bounded("/dev", 64 << 10, 64)])
+        .collect()
+}
+
 fn bounded(path: &str, bytes: u64, inodes: u64) -> BoundedMount {
     BoundedMount {
         path: path.into(),
         bytes,
         inodes,
-    }
-}
-
-/// The files that tell a program who it is and where. None of it is the host's.
-fn identity_files() -> Vec<SmallFile> {
-    [
-        (
-            "/etc/passwd",
-            "root:x:0:0:root:/:/usr/sbin/nologin\n\
-             sandbox:x:1000:1000:sandbox:/workspace:/bin/bash\n\
-             nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
-        ),
-        (
-            "/etc/group",
-            "root:x:0:\nsandbox:x:1000:\nnogroup:x:65534:\n",
-        ),
-        (
-            "/etc/hosts",
-            "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
-        ),
-        (
-            "/etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nhosts: files\n",
-        ),
-        ("/etc/hostname", "sandbox\n"),
-    ]
-    .map(|(path, text)| SmallFile {
-        path: path.into(),
-        text: text.into(),
-    })
-    .into()
-}
-
-/// A read-only descriptor with this text. In sealed memory: a pipe would block us on a guest that does not read, and
-/// need a task to feed it.
-fn standard_input(text: &str) -> io::Result<OwnedFd> {
-    if text.is_empty() {
-        return Ok(File::open("/dev/null")?.into());
-    }
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut memory = File::from(rustix::fs::memfd_create("stdin", flags)?);
-    memory.write_all(text.as_bytes())?;
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&memory, seals)?;
-    // Opened anew, for a position of its own and without the right to write.
-    let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
-    Ok(rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Read;
-
-    use super::*;
-
-    #[test]
-    fn standard_input_is_read_from_its_start_and_never_written() {
-        let mut stdin = File::from(standard_input("hello\n").unwrap());
-        let mut text = String::new();
-        stdin.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "hello\n");
-        assert!(stdin.write_all(b"x").is_err());
-
-        let mut empty = File::from(standard_input("").unwrap());
-        assert_eq!(empty.read_to_string(&mut text).unwrap(), 0);
     }
 }

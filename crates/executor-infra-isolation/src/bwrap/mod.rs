@@ -1,28 +1,35 @@
 //! The adapter for Linux: guests run inside Bubblewrap.
 
 mod argv;
-mod engine;
+pub(crate) mod engine;
+mod files;
 mod plan;
 mod probe;
-mod process;
+pub(crate) mod process;
 mod remedy;
-mod spawner;
+pub(crate) mod spawner;
 mod walls;
+mod warm;
+mod zygote;
 
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use executor_application::{
-    CancellationToken, Job, OutputStream, Sandbox, SandboxDescription, SandboxError,
+    CancellationToken, Job, OutputStream, Sandbox, SandboxDescription, SandboxError, WarmPool,
 };
-use executor_domain::{Outcome, ResourceLimit};
+use executor_domain::{Outcome, ResourceLimit, Start};
 
-use self::engine::{Engine, Look};
 pub use self::probe::{StartError, examine};
+use self::{
+    engine::{Engine, Look},
+    warm::Warm,
+};
 use crate::{
     outcome::{Program, judge},
-    runtime::{Runtime, Surroundings},
+    runtime::{Runtime, Stage, Surroundings},
     supervisor::SuperviseError,
+    warm::WarmOptions,
 };
 
 /// What the adapter needs to know of its host.
@@ -37,12 +44,16 @@ pub struct BwrapConfig {
     pub guest_user: (u32, u32),
     /// Where to make the cgroups of runs; `None`: below the daemon's own.
     pub cgroup_parent: Option<PathBuf>,
-    /// What a guest of our own may use when isolation is tried.
+    /// What a guest of our own may use when isolation is tried. Slots are made with these, so that runs with the same need
+    /// no adjustment.
     pub limits: ResourceLimit,
+    /// What is kept warm.
+    pub warm: WarmOptions,
 }
 
 impl BwrapConfig {
-    /// The usual: bubblewrap of the distribution, this executable as its own launcher, cgroups below the daemon's.
+    /// The usual: bubblewrap of the distribution, this executable as its own launcher, cgroups below the daemon's, nothing
+    /// warm.
     ///
     /// 64064 is an id that no distribution hands out: Debian reserves 64000–64999 for packages that ask for one, and none
     /// has this.
@@ -53,6 +64,7 @@ impl BwrapConfig {
             guest_user: (64064, 64064),
             cgroup_parent: None,
             limits,
+            warm: WarmOptions::off(),
         }
     }
 }
@@ -62,6 +74,7 @@ impl BwrapConfig {
 pub struct BwrapSandbox {
     engine: Arc<Engine>,
     runtimes: Vec<Runtime>,
+    warm: Warm,
     description: SandboxDescription,
     /// What a guest of our own may use when isolation is tried.
     limits: ResourceLimit,
@@ -106,26 +119,33 @@ impl Sandbox for BwrapSandbox {
             })?
             .to_owned();
         let listener = job.listener.clone();
-        let mut prepared = self
-            .runtime(program.language)?
-            .prepare(job, &Surroundings::of_bubblewrap());
+        let runtime = self.runtime(program.language)?;
+        let slot = self.warm.slot_for(&job).await;
+        let stage = match slot {
+            Some(_) => Stage::Waiting,
+            None => Stage::ToStart,
+        };
+        let mut prepared = runtime.prepare(job, &Surroundings::of_bubblewrap(), stage);
         let note = prepared.note.take();
         let engine = Arc::clone(&self.engine);
+        let mounts = self.warm.mounts();
         // A task of its own: it goes on to the guest's end whoever stops listening. Whoever does cancels it.
         let cancel = cancel.child_token();
         let dropped = cancel.clone().drop_guard();
         let run = tokio::spawn(async move {
-            engine
-                .run(
-                    prepared.program,
-                    &program.limits,
-                    Some(&workspace),
-                    Look::Not,
-                    &cancel,
-                )
-                .await
+            let (workspace, limits) = (Some(workspace.as_str()), &program.limits);
+            match (slot, mounts) {
+                (Some((slot, start)), Some(mounts)) => engine
+                    .run_in(slot, &mounts, prepared.program, limits, workspace, &cancel)
+                    .await
+                    .map(|run| (run, start)),
+                _ => engine
+                    .run(prepared.program, limits, workspace, Look::Not, &cancel)
+                    .await
+                    .map(|run| (run, Start::Cold)),
+            }
         });
-        let run = run
+        let (run, start) = run
             .await
             .map_err(|panicked| SandboxError::Failed {
                 step: "supervise the guest",
@@ -134,6 +154,7 @@ impl Sandbox for BwrapSandbox {
             .map_err(translate)?;
         dropped.disarm();
         let mut outcome = judge(&program, run.finished, run.used.as_ref());
+        outcome.start = start;
         if let Some(note) = note {
             listener.wrote(OutputStream::Stderr, note.as_bytes());
             outcome.stderr.bytes.extend_from_slice(note.as_bytes());
@@ -158,6 +179,10 @@ impl Sandbox for BwrapSandbox {
 
     fn description(&self) -> &SandboxDescription {
         &self.description
+    }
+
+    fn warm_pools(&self) -> Vec<WarmPool> {
+        self.warm.pools()
     }
 }
 

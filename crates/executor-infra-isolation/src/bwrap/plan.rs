@@ -1,6 +1,6 @@
-//! How the processes of a run come about under bubblewrap: launcher, bubblewrap, init.
+//! How the processes of a sandbox come about under bubblewrap: launcher, bubblewrap, init.
 
-use std::{io, os::fd::OwnedFd, process, time::Duration};
+use std::{io, os::fd::OwnedFd, process};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,20 +9,21 @@ use tokio::{
 
 use super::{process::BwrapProcesses, spawner::Spawner};
 use crate::{
-    cgroup::RunCgroup,
-    stage::wire::{self, InitSpec, LaunchSpec},
-    supervisor::{self, Doing, Plan, Streams, SuperviseError},
+    stage::{
+        self,
+        wire::{self, InitSpec, LaunchSpec},
+    },
+    supervisor::{self, Doing, Plan, Streams, SuperviseError, socket},
 };
 
 /// Most that bubblewrap says of what it has made.
 const MAX_INFO: u64 = 8 << 10;
 
-/// One run under bubblewrap.
+/// A sandbox to build with bubblewrap.
 pub(super) struct BwrapPlan<'a> {
     pub(super) spawner: &'a Spawner,
     pub(super) launch: LaunchSpec,
     pub(super) init: InitSpec,
-    pub(super) cgroup: Option<RunCgroup>,
     /// Where bubblewrap says what it has made, once it is started.
     pub(super) info: Option<pipe::Receiver>,
 }
@@ -37,7 +38,10 @@ impl Plan for BwrapPlan<'_> {
     async fn start(&mut self, streams: Streams) -> Result<BwrapProcesses, SuperviseError> {
         let (info, their_info) = supervisor::pipe().doing("make the pipes and sockets of a run")?;
         self.info = Some(info);
-        let launcher = self.spawner.spawn(streams, their_info).await;
+        let launcher = self
+            .spawner
+            .spawn(stage::LAUNCHER, streams, their_info)
+            .await;
         BwrapProcesses::new(launcher.doing("start the launcher")?).doing("watch the launcher")
     }
 
@@ -55,13 +59,9 @@ impl Plan for BwrapPlan<'_> {
         let pid = pid_of_init(info).await?;
         processes.watch_init(pid)?;
         // Only now does the init get an order, so it cannot have ended before it was being watched.
-        supervisor::send_descriptors(control, &descriptors).await?;
+        socket::send_descriptors(control, &descriptors).await?;
         drop(descriptors);
         control.write_all(&init).await
-    }
-
-    fn cpu_time(&self) -> Option<Duration> {
-        self.cgroup.as_ref().and_then(RunCgroup::cpu_time)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use executor_application::{CancellationToken, Listener, SandboxDescription};
+use executor_application::{CancellationToken, Listener, Sandbox, SandboxDescription};
 use executor_domain::{Language, ResourceLimit};
 use thiserror::Error;
 
@@ -19,6 +19,7 @@ use super::{
     remedy,
     spawner::Spawner,
     walls::{self, GuestIdentity},
+    warm::Warm,
 };
 use crate::{
     cgroup::Cgroups,
@@ -91,6 +92,7 @@ impl From<Refusal> for StartError {
 
 pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartError> {
     let limits = config.limits;
+    let options = config.warm.clone();
     let prepared = tokio::task::spawn_blocking(move || prepare(&config));
     let Prepared {
         engine,
@@ -124,9 +126,12 @@ pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartErro
         languages: check::languages(&runtimes),
     };
     check::warn_of_missing(&description.walls);
+    let engine = Arc::new(engine);
+    let warm = Warm::start(&engine, &runtimes, &limits, &options).await;
     Ok(BwrapSandbox {
-        engine: Arc::new(engine),
+        engine,
         runtimes,
+        warm,
         description,
         limits,
     })
@@ -209,7 +214,7 @@ fn identity(config: &BwrapConfig) -> Result<(Option<(u32, u32)>, GuestIdentity),
 }
 
 /// The daemon's own namespaces, by kind.
-fn own_namespaces() -> BTreeMap<String, String> {
+pub(super) fn own_namespaces() -> BTreeMap<String, String> {
     let link = |entry: fs::DirEntry| {
         let link = fs::read_link(entry.path()).ok()?;
         let kind = entry.file_name().into_string().ok()?;
@@ -261,7 +266,7 @@ impl Trial for Ours<'_> {
             .await?;
         let host = own_namespaces();
         let seen = run.finished.inspection.as_ref();
-        match seen.map(|seen| walls::breaches(seen, &host)) {
+        match seen.map(|seen| walls::breaches(seen, &host, walls::LIMITS_OF_RUNS)) {
             Some(breaches) if breaches.is_empty() => Ok(run.finished),
             Some(breaches) => Err(StartError::Breached(breaches)),
             None => Err(StartError::Breached(vec!["nobody has looked".into()])),
@@ -272,7 +277,11 @@ impl Trial for Ours<'_> {
 /// Tries everything that the sandbox needs and says what works: for `doctor`. Takes about a tenth of a second.
 pub async fn examine(config: BwrapConfig) -> Vec<Check> {
     match BwrapSandbox::start(config).await {
-        Ok(sandbox) => check::of(sandbox.description, &SEARCH_DIRECTORIES.join(", "), &[]),
+        Ok(sandbox) => {
+            let warm = check::warm_starts(&sandbox.warm_pools());
+            let found = check::of(sandbox.description, &SEARCH_DIRECTORIES.join(", "), &[]);
+            found.into_iter().chain(warm).collect()
+        }
         Err(error) => check::no_sandbox(&error),
     }
 }

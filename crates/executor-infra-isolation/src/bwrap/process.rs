@@ -2,10 +2,13 @@
 
 use std::{io, os::fd::OwnedFd, process::Child, time::Duration};
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    process::{Pid, PidfdFlags, Signal},
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::supervisor::{self, SuperviseError};
+use crate::supervisor::{Processes, SuperviseError};
 
 /// How long the sandbox may take to come down by itself once the guest is dead.
 const COME_DOWN_LIMIT: Duration = Duration::from_secs(1);
@@ -13,13 +16,18 @@ const COME_DOWN_LIMIT: Duration = Duration::from_secs(1);
 const DEATH_LIMIT: Duration = Duration::from_secs(30);
 
 /// The processes of one run. Killed on drop, and reaped.
-pub(super) struct BwrapProcesses {
-    /// The launcher, which becomes bubblewrap.
-    outer: Child,
-    outer_handle: AsyncFd<OwnedFd>,
+pub(crate) struct BwrapProcesses {
+    /// The launcher, which becomes bubblewrap. A slot has none: its parent is a zygote, which the kernel reaps for.
+    outer: Option<Outer>,
     /// The init: pid 1 of the sandbox. The kernel kills every process in there before it lets it go, so that its end is
     /// everybody's (`pid_namespaces(7)`).
     init_handle: Option<AsyncFd<OwnedFd>>,
+}
+
+/// A child of the daemon.
+struct Outer {
+    child: Child,
+    handle: AsyncFd<OwnedFd>,
     reaped: bool,
 }
 
@@ -27,11 +35,13 @@ impl BwrapProcesses {
     pub(super) fn new(outer: Child) -> io::Result<Self> {
         let mut outer = outer;
         match pid(&outer).and_then(handle) {
-            Ok(outer_handle) => Ok(Self {
-                outer,
-                outer_handle,
+            Ok(handle) => Ok(Self {
+                outer: Some(Outer {
+                    child: outer,
+                    handle,
+                    reaped: false,
+                }),
                 init_handle: None,
-                reaped: false,
             }),
             Err(error) => {
                 // It waits for its order, and has no children.
@@ -40,6 +50,23 @@ impl BwrapProcesses {
                 Err(error)
             }
         }
+    }
+
+    /// The processes of a slot, of whose init this is the handle.
+    pub(crate) fn of_slot(init: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            outer: None,
+            init_handle: Some(watch(init)?),
+        })
+    }
+
+    /// Whether the init has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.init_handle.as_ref().is_some_and(|init| {
+            let mut source = [PollFd::new(init.get_ref(), PollFlags::IN)];
+            let at_once = Timespec::default();
+            matches!(rustix::event::poll(&mut source, Some(&at_once)), Ok(1..))
+        })
     }
 
     /// Holds on to the init. It must be alive: it waits for its order.
@@ -55,12 +82,14 @@ impl BwrapProcesses {
         if let Some(init) = &self.init_handle {
             let _ = init.readable().await;
         }
-        let _ = self.outer_handle.readable().await;
-        self.reaped = matches!(self.outer.try_wait(), Ok(Some(_)));
+        if let Some(outer) = &mut self.outer {
+            let _ = outer.handle.readable().await;
+            outer.reaped = matches!(outer.child.try_wait(), Ok(Some(_)));
+        }
     }
 }
 
-impl supervisor::Processes for BwrapProcesses {
+impl Processes for BwrapProcesses {
     /// The init by its descriptor, which cannot mean another process; the rest by their process group, which
     /// bubblewrap's child leaves only once it is tied to bubblewrap's life.
     fn kill(&mut self) {
@@ -68,8 +97,9 @@ impl supervisor::Processes for BwrapProcesses {
             // Both fail only where there is nobody left.
             let _ = rustix::process::pidfd_send_signal(init, Signal::KILL);
         }
-        if !self.reaped
-            && let Ok(group) = pid(&self.outer)
+        if let Some(outer) = &self.outer
+            && !outer.reaped
+            && let Ok(group) = pid(&outer.child)
         {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
@@ -92,10 +122,13 @@ impl supervisor::Processes for BwrapProcesses {
 
 impl Drop for BwrapProcesses {
     fn drop(&mut self) {
-        if !self.reaped {
-            supervisor::Processes::kill(self);
+        match &self.outer {
+            Some(Outer { reaped: true, .. }) => return,
+            _ => self.kill(),
+        }
+        if let Some(outer) = &mut self.outer {
             // Dead in a moment: bubblewrap never hangs in the kernel.
-            let _ = self.outer.wait();
+            let _ = outer.child.wait();
         }
     }
 }
@@ -107,11 +140,14 @@ fn pid(child: &Child) -> io::Result<Pid> {
         .ok_or_else(|| io::Error::other("no process id"))
 }
 
+fn handle(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+    watch(rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
 #[expect(
     deprecated,
     reason = "unsound for types that lie about their descriptor; its successor is unsafe, and an OwnedFd does not lie"
 )]
-fn handle(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
-    let handle = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+fn watch(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(handle, Interest::READABLE)
 }

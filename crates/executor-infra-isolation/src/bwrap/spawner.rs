@@ -16,12 +16,13 @@ use std::{
 use rustix::fs::{MemfdFlags, SealFlags};
 use tokio::sync::oneshot;
 
-use crate::{stage, supervisor::Streams};
+use crate::supervisor::Streams;
 
 /// One launcher to start, and where to say how that went.
 struct Order {
+    stage: &'static str,
     streams: Streams,
-    /// Where bubblewrap says what it has made.
+    /// Its standard output, where bubblewrap says what it has made.
     info: OwnedFd,
     reply: oneshot::Sender<io::Result<Child>>,
 }
@@ -46,7 +47,7 @@ impl Spawner {
             .name("spawner".into())
             .spawn(move || {
                 while let Ok(order) = inbox.recv() {
-                    let spawned = spawn(&program, order.streams, order.info);
+                    let spawned = spawn(&program, order.stage, order.streams, order.info);
                     if let Err(Ok(mut orphan)) = order.reply.send(spawned) {
                         // Whoever ordered it has gone. It has not been told what to do yet, so it has no children.
                         let _ = orphan.kill();
@@ -57,12 +58,18 @@ impl Spawner {
         Ok(Self { orders })
     }
 
-    /// Starts a launcher.
-    pub(super) async fn spawn(&self, streams: Streams, info: OwnedFd) -> io::Result<Child> {
+    /// Starts a stage, mostly a launcher.
+    pub(super) async fn spawn(
+        &self,
+        stage: &'static str,
+        streams: Streams,
+        info: OwnedFd,
+    ) -> io::Result<Child> {
         let gone = || io::Error::other("the spawner thread is gone");
         let (reply, answer) = oneshot::channel();
         self.orders
             .send(Order {
+                stage,
                 streams,
                 info,
                 reply,
@@ -72,9 +79,9 @@ impl Spawner {
     }
 }
 
-fn spawn(program: &File, streams: Streams, info: OwnedFd) -> io::Result<Child> {
+fn spawn(program: &File, stage: &str, streams: Streams, info: OwnedFd) -> io::Result<Child> {
     Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
-        .arg(stage::LAUNCHER)
+        .arg(stage)
         .env_clear()
         .stdin(Stdio::from(streams.control))
         .stdout(Stdio::from(info))
@@ -85,7 +92,8 @@ fn spawn(program: &File, streams: Streams, info: OwnedFd) -> io::Result<Child> {
         .spawn()
 }
 
-fn sealed_copy(program: &Path) -> io::Result<File> {
+/// A program or library in sealed memory, which nobody can write to.
+pub(crate) fn sealed_copy(program: &Path) -> io::Result<File> {
     let mut source = File::open(program)?;
     let sealable = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Since Linux 6.3 memory must be asked for as executable where the administrator says so (vm.memfd_noexec).

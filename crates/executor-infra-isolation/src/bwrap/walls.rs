@@ -31,8 +31,16 @@ fn has_no_files(target: &str, file_system: &str) -> bool {
 /// Namespaces that no guest shares with the daemon, as `/proc/self/ns` calls them.
 const PRIVATE: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 
-/// Limits that must stand, and how `/proc/self/limits` calls them. How high the others are is for the run to say.
-const BOUNDED: [&str; 6] = [
+/// Limits that stand before a job is known, and how `/proc/self/limits` calls them.
+pub(crate) const LIMITS_OF_SLOTS: &[&str] = &[
+    "Max core file size",
+    "Max open files",
+    "Max processes",
+    "Max stack size",
+];
+
+/// The same for a guest that is about to start: a slot gets the two more with its job.
+pub(crate) const LIMITS_OF_RUNS: &[&str] = &[
     "Max core file size",
     "Max cpu time",
     "Max file size",
@@ -42,8 +50,12 @@ const BOUNDED: [&str; 6] = [
 ];
 
 /// What is wrong with the walls that every run must have, as seen from inside. Empty: they all stand. `host` are the
-/// namespaces of the daemon.
-pub(crate) fn breaches(seen: &Inspection, host: &BTreeMap<String, String>) -> Vec<String> {
+/// namespaces of the daemon, `bounded` the limits that must stand, whatever they are.
+pub(crate) fn breaches(
+    seen: &Inspection,
+    host: &BTreeMap<String, String>,
+    bounded: &[&str],
+) -> Vec<String> {
     let mut breaches = Vec::new();
     let mut require = |holds: bool, what: String| {
         if !holds {
@@ -96,7 +108,7 @@ pub(crate) fn breaches(seen: &Inspection, host: &BTreeMap<String, String>) -> Ve
             format!("a guest shares the daemon's {kind} namespace"),
         );
     }
-    for name in BOUNDED {
+    for name in bounded {
         let soft = seen
             .limits
             .lines()
@@ -263,7 +275,10 @@ mod tests {
             processes: vec![1],
             user_namespace_refused: Some("EPERM".into()),
             namespaces: namespaces(1),
-            limits: BOUNDED.map(|name| format!("{name}   0   0   bytes\n")).concat(),
+            limits: LIMITS_OF_RUNS
+                .iter()
+                .map(|name| format!("{name}   0   0   bytes\n"))
+                .collect(),
             opaque: true,
         }
     }
@@ -276,7 +291,10 @@ mod tests {
 
     #[test]
     fn standing_walls_have_no_breach() {
-        assert_eq!(breaches(&good(), &namespaces(2)), Vec::<String>::new());
+        assert_eq!(
+            breaches(&good(), &namespaces(2), LIMITS_OF_RUNS),
+            Vec::<String>::new()
+        );
     }
 
     /// One change that takes one wall away, and what must then be said.
@@ -356,7 +374,7 @@ mod tests {
         for (take_away, named) in cases {
             let mut seen = good();
             take_away(&mut seen);
-            let found = breaches(&seen, &namespaces(2));
+            let found = breaches(&seen, &namespaces(2), LIMITS_OF_RUNS);
             assert!(
                 found.iter().any(|breach| breach.contains(named)),
                 "{named}: {found:?}"

@@ -13,6 +13,8 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::supervisor::Meter;
+
 use super::{
     CgroupError, CgroupLimits, Leftovers, Usage, Version, files, layout::Directories, parse,
 };
@@ -39,7 +41,16 @@ pub struct RunCgroup {
     /// Only on v2 kernels without `memory.peak`.
     current_memory: Option<File>,
     highest_seen: AtomicU64,
+    /// CPU time that was used before it counted.
+    before: Duration,
     leftovers: Leftovers,
+}
+
+/// Where there is a cgroup, it tells.
+impl Meter for Option<RunCgroup> {
+    fn cpu_time(&self) -> Option<Duration> {
+        self.as_ref().and_then(RunCgroup::cpu_time)
+    }
 }
 
 impl RunCgroup {
@@ -57,6 +68,7 @@ impl RunCgroup {
             cpu: None,
             current_memory: None,
             highest_seen: AtomicU64::new(0),
+            before: Duration::ZERO,
             leftovers: leftovers.clone(),
         };
         for path in directories.distinct() {
@@ -137,6 +149,33 @@ impl RunCgroup {
         Ok(())
     }
 
+    /// Sets other limits.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Configure`], as for a memory limit below what is in use already.
+    pub fn set_limits(&self, limits: &CgroupLimits) -> Result<(), CgroupError> {
+        // On v1, memory and swap together may never be below memory alone: a higher limit must be set the other way round.
+        if let (Version::V1, Some(memory)) = (self.version, &self.directories.memory) {
+            let both = memory.join("memory.memsw.limit_in_bytes");
+            if files::read_number(&both).is_some_and(|now| now < limits.memory_bytes) {
+                let value = limits.memory_bytes.to_string();
+                files::write(&both, &value).map_err(|source| CgroupError::Configure {
+                    path: both,
+                    value,
+                    source,
+                })?;
+            }
+        }
+        self.configure(limits)
+    }
+
+    /// From here on CPU time counts as the run's: what was used before was ours.
+    pub fn start_counting(&mut self) {
+        self.before = Duration::ZERO;
+        self.before = self.cpu_time().unwrap_or_default();
+    }
+
     /// The files into which a single-threaded process writes `0` to enter, all of them, before it
     /// starts anything. Whoever writes needs the daemon's rights, so the launcher enters before it
     /// lowers its own.
@@ -156,10 +195,11 @@ impl RunCgroup {
     pub fn cpu_time(&self) -> Option<Duration> {
         self.note_current_memory();
         let text = read_again(self.cpu.as_ref()?)?;
-        match self.version {
+        let used = match self.version {
             Version::V1 => text.trim().parse().ok().map(Duration::from_nanos),
             Version::V2 => parse::keyed(&text, "usage_usec").map(Duration::from_micros),
-        }
+        };
+        used.map(|used| used.saturating_sub(self.before))
     }
 
     /// Everything that is accounted. Ask before [`remove`](Self::remove); it stays true after the

@@ -44,6 +44,8 @@ pub struct JobHeader<'a> {
     pub memory_limit_mb: u64,
     /// Most bytes of a result; the same number goes to [`GuestFrames::new`].
     pub max_result_bytes: usize,
+    /// Variables, for an interpreter that was started without them; `None`: it has its environment.
+    pub environment: Option<&'a [(String, String)]>,
 }
 
 /// The job header on the wire.
@@ -55,6 +57,8 @@ struct JobHeaderDto<'a> {
     remaining_ms: u64,
     memory_limit_mb: u64,
     max_result_bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<&'a [(String, String)]>,
 }
 
 /// Why a job cannot be put into frames.
@@ -96,6 +100,7 @@ impl<'a> JobFrames<'a> {
             remaining_ms: u64::try_from(header.remaining.as_millis()).unwrap_or(u64::MAX),
             memory_limit_mb: header.memory_limit_mb,
             max_result_bytes: header.max_result_bytes,
+            environment: header.environment,
         };
         let dto = serde_json::to_vec(&dto).map_err(EncodeError::Header)?;
         let mut job = Vec::with_capacity(dto.len() + 2 * HEADER_BYTES);
@@ -129,6 +134,11 @@ impl<'a> JobFrames<'a> {
             self.event,
         ]
     }
+}
+
+/// One frame.
+pub(crate) fn frame(kind: u8, payload: &[u8]) -> Result<Vec<u8>, EncodeError> {
+    Ok([&frame_header(kind, payload)?, payload].concat())
 }
 
 fn frame_header(kind: u8, payload: &[u8]) -> Result<[u8; HEADER_BYTES], EncodeError> {
@@ -391,7 +401,7 @@ mod tests {
     const CAP: usize = 64;
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
-        [&frame_header(kind, payload).unwrap(), payload].concat()
+        super::frame(kind, payload).unwrap()
     }
 
     fn decode(bytes: &[u8]) -> Option<GuestMessage> {
@@ -415,6 +425,7 @@ mod tests {
             remaining: Duration::from_millis(2999),
             memory_limit_mb: 512,
             max_result_bytes: 8,
+            environment: None,
         };
         let cold = JobFrames::new(Some(&bootstrap), &header, "é", "{}").unwrap();
         let warm = JobFrames::new(None, &header, "é", "{}").unwrap();

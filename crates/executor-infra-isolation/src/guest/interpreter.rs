@@ -21,7 +21,12 @@ pub const GUEST_WORKSPACE: &str = "/workspace";
 /// Where a shell guest's script is, read-only.
 pub const SHELL_SCRIPT: &str = "/run/sandbox/main.sh";
 
+/// Where a warm shell finds its variables: assignments, read-only.
+pub const SHELL_ENVIRONMENT: &str = "/run/sandbox/environment.sh";
+
 const PYTHON_BOOTSTRAP: &str = include_str!("python/bootstrap.py");
+const PYTHON_ZYGOTE: &str = include_str!("python/zygote.py");
+const SHELL_ZYGOTE: &str = include_str!("shell/zygote.sh");
 const NODE_BOOTSTRAP: &str = include_str!("node/bootstrap.js");
 
 /// The guest's environment before the caller's variables are added, which may replace any of these. Nothing is inherited
@@ -127,6 +132,24 @@ impl Interpreter {
         }
     }
 
+    /// The words that start it as a zygote: an interpreter that loads what it needs and forks guests that have it already.
+    /// `None`: it cannot be one. It expects the daemon's socket as descriptor 3 and the guest library as descriptor 4.
+    pub fn zygote_command(&self) -> Option<Vec<OsString>> {
+        match self.language {
+            Language::Python => Some(self.words(&["-s", "-c", PYTHON_ZYGOTE])),
+            Language::Shell => Some(self.command()),
+            Language::JavaScript => None,
+        }
+    }
+
+    /// What a zygote finds at [`SHELL_SCRIPT`], in place of a guest's script; `None`: nothing.
+    pub fn zygote_script(&self) -> Option<String> {
+        /// Most that bash reads of a script at once (`MAX_INPUT_BUFFER_SIZE` of its input.h), with room for the rest.
+        const PADDED: usize = 7000;
+        let padding = "#".repeat(PADDED);
+        (self.language == Language::Shell).then(|| SHELL_ZYGOTE.replace("@PADDING@", &padding))
+    }
+
     /// The words that make it print its version, for [`parse_version`].
     pub fn version_command(&self) -> Vec<OsString> {
         self.words(&["--version"])
@@ -218,6 +241,19 @@ mod tests {
         let bash = Interpreter::find(Language::Shell, host(&files)).unwrap();
         assert_eq!(bash.path(), Path::new("/bin/bash"));
         assert_eq!(bash.command(), ["/bin/bash", "/run/sandbox/main.sh"]);
+    }
+
+    #[test]
+    fn a_warm_shell_reads_its_own_script_at_once_and_nothing_after_the_fork() {
+        let bash = [("/usr/bin/bash", "/usr/bin/bash")];
+        let bash = Interpreter::find(Language::Shell, host(&bash)).unwrap();
+        let script = bash.zygote_script().unwrap();
+        assert!((7000..8172).contains(&script.len()), "{}", script.len());
+        assert!(script.trim_end().ends_with("|| exit") && script.ends_with('\n'));
+        assert_eq!(
+            script.lines().filter(|line| !line.starts_with('#')).count(),
+            1
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     runtime::{MAX_RESULT_BYTES, OPEN_FILES, Program, Surroundings, cpu_seconds},
     stage::wire::{KeeperSpec, Rlimits},
-    supervisor::{Doing, Finished, Order, SuperviseError, Supervisor},
+    supervisor::{Connections, Doing, Finished, Order, SuperviseError, Supervisor},
 };
 
 /// Runs programs under Seatbelt.
@@ -118,8 +118,12 @@ impl Engine {
             Ok((area, stdin))
         })
         .await?;
-        let order = Order {
+        let connections = Connections {
             stdin,
+            has_channel: program.job.is_some(),
+            file: None,
+        };
+        let order = Order {
             job: program.job,
             wall_time: limits.wall_time(),
             cpu_time: limits.cpu_time(),
@@ -127,7 +131,14 @@ impl Engine {
             listener: program.listener,
             max_result: MAX_RESULT_BYTES,
         };
-        let finished = self.supervisor.run(order, &mut plan, cancel).await;
+        let finished = async {
+            let guest = self.supervisor.start(&mut plan, connections).await?;
+            // Nobody but the keeper can tell what its guest uses.
+            self.supervisor
+                .see_through(guest, &order, &(), cancel)
+                .await
+        };
+        let finished = finished.await;
         blocking("remove the directory of a run", move || {
             drop(area);
             Ok(())

@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::{
     outcome::{Program, judge},
-    runtime::Runtime,
+    runtime::{Runtime, Stage},
     supervisor::SuperviseError,
 };
 
@@ -115,7 +115,7 @@ impl Sandbox for SeatbeltSandbox {
         let area = self.engine.area().await.map_err(translate)?;
         let surroundings = self.engine.surroundings(&area).map_err(translate)?;
         let listener = job.listener.clone();
-        let mut prepared = runtime.prepare(job, &surroundings);
+        let mut prepared = runtime.prepare(job, &surroundings, Stage::ToStart);
         let note = prepared.note.take();
         let engine = Arc::clone(&self.engine);
         // A task of its own: it goes on to the guest's end whoever stops listening. Whoever does cancels it.

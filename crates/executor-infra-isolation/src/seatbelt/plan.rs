@@ -15,7 +15,7 @@ use crate::{
         tree::Tree,
         wire::{self, KeeperSpec},
     },
-    supervisor::{self, Doing, Plan, Processes, Streams, SuperviseError},
+    supervisor::{Doing, Plan, Processes, Streams, SuperviseError, socket},
 };
 
 /// How long a keeper that has reported may take to end.
@@ -52,7 +52,7 @@ impl Plan for KeeperPlan<'_> {
         _keeper: &mut Keeper,
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<()> {
-        supervisor::send_descriptors(control, &descriptors).await?;
+        socket::send_descriptors(control, &descriptors).await?;
         drop(descriptors);
         control.write_all(&wire::encode(&self.spec)?).await
     }

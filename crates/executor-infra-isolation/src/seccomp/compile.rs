@@ -16,7 +16,7 @@ use seccompiler::{
 use super::{
     SeccompError,
     policy::{Group, Rule, Verdict},
-    syscalls::{Arch, NEWEST},
+    syscalls::{Arch, NEWEST, Syscall},
 };
 
 /// `BPF_MAXINSNS` of `linux/bpf_common.h`: the kernel refuses longer programs.
@@ -39,8 +39,18 @@ const ARCHITECTURE: u32 = 4;
 /// calls that nobody has judged yet (callers fall back, as on an older kernel), and the x32 calls,
 /// whose numbers carry bit 30.
 pub(super) fn compile(groups: &[Group], arch: Arch) -> Result<BpfProgram, SeccompError> {
+    compile_without(groups, &[], arch)
+}
+
+/// The same, without the rules for some system calls.
+pub(super) fn compile_without(
+    groups: &[Group],
+    allowed: &[Syscall],
+    arch: Arch,
+) -> Result<BpfProgram, SeccompError> {
     let mut by_number: BTreeMap<u32, Vec<&Rule>> = BTreeMap::new();
-    for rule in groups.iter().flat_map(|group| group.rules) {
+    let rules = groups.iter().flat_map(|group| group.rules);
+    for rule in rules.filter(|rule| !allowed.contains(&rule.syscall)) {
         if let Some(number) = rule.syscall.number(arch) {
             by_number.entry(number).or_default().push(rule);
         }

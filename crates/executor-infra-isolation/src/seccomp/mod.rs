@@ -61,6 +61,30 @@ pub fn program() -> Result<BpfProgramRef<'static>, SeccompError> {
     Ok(PROGRAM.get_or_init(|| program))
 }
 
+/// The program for the init of a slot: the policy but for what attaching a workspace takes. The init loses the capability
+/// for that before its guest runs.
+///
+/// # Errors
+///
+/// As [`program`].
+pub(crate) fn program_of_slots() -> Result<BpfProgram, SeccompError> {
+    let arch = Arch::current().ok_or(SeccompError::UnsupportedArch(std::env::consts::ARCH))?;
+    let allowed = [
+        syscalls::MOUNT,
+        syscalls::MOVE_MOUNT,
+        syscalls::MOUNT_SETATTR,
+    ];
+    compile::compile_without(policy(), &allowed, arch)
+}
+
+/// A program as the numbers that travel to a zygote.
+pub(crate) fn instructions(program: BpfProgramRef<'_>) -> Vec<u64> {
+    program
+        .iter()
+        .map(|one| executor_guest::protocol::instruction(one.code, one.jt, one.jf, one.k))
+        .collect()
+}
+
 /// Puts the calling thread, and all it will start, under the filter. There is no way back, so in a
 /// program with several threads this belongs into a thread of its own. Sets `no_new_privs`, without
 /// which the kernel takes a filter only from the privileged. Costs 0.1 to 0.2 ms, mostly the

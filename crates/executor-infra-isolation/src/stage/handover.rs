@@ -15,22 +15,24 @@ use rustix::{
 
 use super::{StageError, Step, wire};
 
-/// Most descriptors that the daemon hands over: standard streams and the guest's channel.
-const MAX_DESCRIPTORS: usize = 4;
+/// Most descriptors that the daemon hands over: standard streams, the guest's channel, and a file for it.
+const MAX_DESCRIPTORS: usize = 5;
+/// The standard streams among them.
+const STREAMS: usize = 3;
 
 /// The guest's descriptors.
 pub(super) struct Connections {
-    /// Number 3, and inherited by whatever is started; `None`: the guest has no channel.
-    pub(super) channel: Option<OwnedFd>,
+    /// Inherited by whatever is started, under the numbers that they have: channel and file, as far as there are any.
+    pub(super) inherited: VecDeque<OwnedFd>,
     pub(super) stdin: Stdio,
     pub(super) stdout: Stdio,
     pub(super) stderr: Stdio,
 }
 
-/// Receives the guest's descriptors: first its channel, where it has one, then its standard streams.
+/// Receives the guest's descriptors: first its channel and its file, where it has them, then its standard streams.
 ///
-/// They come without close-on-exec, because the channel is to reach the guest. It is the first, and every descriptor
-/// above standard error is closed, so it becomes number 3: the number that the guest runtimes expect.
+/// They come without close-on-exec, because the first ones are to reach the guest. Every descriptor above standard error
+/// is closed, so they become numbers 3 and 4: the numbers that the guest runtimes expect.
 pub(super) fn receive_descriptors(control: BorrowedFd<'_>) -> io::Result<VecDeque<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -54,18 +56,14 @@ pub(super) fn receive_descriptors(control: BorrowedFd<'_>) -> io::Result<VecDequ
         .collect())
 }
 
-/// Tells the descriptors apart, and keeps all but the channel from being inherited by accident.
-pub(super) fn tell_apart(mut descriptors: VecDeque<OwnedFd>) -> Result<Connections, StageError> {
-    let channel = if descriptors.len() == MAX_DESCRIPTORS {
-        descriptors.pop_front()
-    } else {
-        None
-    };
-    for descriptor in &descriptors {
+/// Tells the descriptors apart, and keeps the standard streams from being inherited by accident.
+pub(super) fn tell_apart(mut inherited: VecDeque<OwnedFd>) -> Result<Connections, StageError> {
+    let mut streams = inherited.split_off(inherited.len().saturating_sub(STREAMS));
+    for descriptor in &streams {
         rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC).step("keep a descriptor back")?;
     }
     let mut stream = || {
-        descriptors
+        streams
             .pop_front()
             .map(Stdio::from)
             .ok_or_else(|| io::Error::other("a standard stream is missing"))
@@ -75,6 +73,6 @@ pub(super) fn tell_apart(mut descriptors: VecDeque<OwnedFd>) -> Result<Connectio
         stdin: stream()?,
         stdout: stream()?,
         stderr: stream()?,
-        channel,
+        inherited,
     })
 }

@@ -36,7 +36,7 @@ use rustix::{
 use super::{
     StageError, Step, close_others,
     handover::{self, Connections},
-    wire::{self, Ended, Exit, InitSpec, Inspection, Report, Rlimits},
+    wire::{self, Ended, Exit, InitSpec, Inspection, Report, Rlimits, Tenant},
 };
 use crate::seccomp;
 
@@ -101,7 +101,9 @@ fn lock(spec: &InitSpec) -> Result<(), StageError> {
     // 1. A second user namespace, in which the guest is an ordinary user. The mounts belong to the first one, so no
     //    capability in the second has power over them; and it is the last: the first may have one below it, and that
     //    one is ours (user_namespaces(7), "max_user_namespaces").
-    fs::write("/proc/sys/user/max_user_namespaces", "1").step("limit user namespaces")?;
+    if spec.tenant == Tenant::Guest {
+        fs::write("/proc/sys/user/max_user_namespaces", "1").step("limit user namespaces")?;
+    }
     nix::sched::unshare(CloneFlags::CLONE_NEWUSER).step("enter a user namespace")?;
     let (user, group) = spec.guest_ids;
     fs::write("/proc/self/setgroups", "deny").step("deny setgroups")?;
@@ -111,8 +113,10 @@ fn lock(spec: &InitSpec) -> Result<(), StageError> {
     // 2. Nobody inside may look into this process: not its memory, not its descriptors, not its executable.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("become opaque")?;
 
-    // 3. Resource limits, which the guest inherits.
-    limit(&spec.rlimits)?;
+    // 3. Resource limits, which the guest inherits. A slot sets its own, and could not raise those of a zygote.
+    if spec.tenant == Tenant::Guest {
+        limit(&spec.rlimits)?;
+    }
 
     // 4. No capability, now or through any program (capabilities(7)).
     for capability in CapabilitySet::all().iter() {
@@ -131,10 +135,12 @@ fn lock(spec: &InitSpec) -> Result<(), StageError> {
     rustix::thread::set_capabilities(None, none).step("drop capabilities")?;
     rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
 
-    // 5. Last, since it refuses half of the above.
-    seccomp::apply()
-        .map_err(io::Error::other)
-        .step("install the seccomp filter")?;
+    // 5. Last, since it refuses half of the above, and all that a zygote is there for.
+    if spec.tenant == Tenant::Guest {
+        seccomp::apply()
+            .map_err(io::Error::other)
+            .step("install the seccomp filter")?;
+    }
 
     enter(&spec.directory).step("enter the working directory")
 }
@@ -188,7 +194,7 @@ fn limit(limits: &Rlimits) -> Result<(), StageError> {
 /// Starts the guest with exactly the descriptors that were handed over.
 fn start(spec: &InitSpec, descriptors: VecDeque<OwnedFd>) -> Result<Pid, StageError> {
     let Connections {
-        channel,
+        inherited,
         stdin,
         stdout,
         stderr,
@@ -210,7 +216,7 @@ fn start(spec: &InitSpec, descriptors: VecDeque<OwnedFd>) -> Result<Pid, StageEr
         .process_group(0)
         .spawn()
         .step(format!("start {program}"))?;
-    drop(channel);
+    drop(inherited);
     // For us, and not before: the guest would inherit it. Whoever has ended by now is found by the first look.
     SigSet::from(Signal::SIGCHLD)
         .thread_block()

@@ -120,7 +120,7 @@ fn spawn(
     order: &ConfineSpec,
 ) -> Result<(Child, PipeReader), StageError> {
     let Connections {
-        channel,
+        inherited,
         stdin,
         stdout,
         stderr,
@@ -145,7 +145,7 @@ fn spawn(
         command.uid(user).gid(group);
     }
     let child = command.spawn().step("start the confiner")?;
-    drop((channel, order_to_read, failure_to_write));
+    drop((inherited, order_to_read, failure_to_write));
     let text = serde_json::to_vec(order)
         .map_err(io::Error::from)
         .step("encode the order for the confiner")?;

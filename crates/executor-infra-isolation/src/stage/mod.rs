@@ -14,6 +14,8 @@
 //! itself as standard output, and its complaints as standard error. The reasons are in
 //! `docs/adr/0001-launcher-and-init.md`.
 //!
+//! A third, the *mounter*, serves warm starts where the daemon itself may not make mounts.
+//!
 //! Under Seatbelt, where there is no namespace that a first process could rule:
 //!
 //! ```text
@@ -32,6 +34,8 @@ mod init;
 mod keeper;
 #[cfg(target_os = "linux")]
 mod launcher;
+#[cfg(target_os = "linux")]
+mod mounter;
 pub(crate) mod tree;
 pub(crate) mod wire;
 
@@ -47,6 +51,9 @@ pub(crate) const INIT: &str = "sandbox-executor:init";
 pub(crate) const KEEPER: &str = "sandbox-executor:keeper";
 /// First argument of a confiner.
 pub(crate) const CONFINER: &str = "sandbox-executor:confiner";
+/// First argument of a mounter.
+#[cfg(target_os = "linux")]
+pub(crate) const MOUNTER: &str = "sandbox-executor:mounter";
 
 /// Exit code of a stage that failed; what happened is on standard error or on the control socket.
 const STAGE_FAILED: i32 = 125;
@@ -69,6 +76,8 @@ pub fn dispatch() {
             Err(launcher::become_bubblewrap())
         } else if first == INIT {
             init::run_guest()
+        } else if first == MOUNTER {
+            mounter::serve()
         } else {
             return;
         }

@@ -65,6 +65,19 @@ pub(crate) struct InitSpec {
     pub environment: Vec<(String, String)>,
     /// The guest's working directory.
     pub directory: String,
+    /// Who is to be started.
+    pub tenant: Tenant,
+}
+
+/// Who lives in a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Tenant {
+    /// A guest: every wall has to stand.
+    Guest,
+    /// An interpreter that runs no guest code and forks slots, each of which builds the walls that stand in the way of
+    /// that: further user namespaces, mounts and limits of its own.
+    Zygote,
 }
 
 /// What the keeper is to do.

@@ -8,14 +8,14 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 const CHUNK: usize = 64 << 10;
 
 /// Who hears what is kept of a stream.
-pub(super) struct Hearer<'a> {
+pub(crate) struct Hearer<'a> {
     pub listener: &'a Listener,
     pub stream: OutputStream,
 }
 
 /// Reads a stream to its end and keeps the first `cap` bytes, which are passed on as they come. Past the cap it goes on
 /// reading, so that a guest never blocks on a full pipe. Cancel safe: what was read so far is in `kept`.
-pub(super) async fn capture(
+pub(crate) async fn capture(
     mut stream: impl AsyncRead + Unpin,
     cap: usize,
     kept: &mut CapturedOutput,

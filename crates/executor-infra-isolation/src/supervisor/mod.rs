@@ -4,31 +4,21 @@
 //! of the guest is dead.
 
 mod capture;
+pub(crate) mod socket;
 
-use std::{
-    io,
-    mem::MaybeUninit,
-    os::fd::{AsFd, OwnedFd},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, pin::pin, sync::Arc, time::Duration};
 
 use executor_application::{Listener, OutputStream};
 use executor_domain::{CapturedOutput, Event, ExecutionId, SessionId, Source};
-use rustix::{
-    fs::{Gid, Uid},
-    io::IoSlice,
-    net::{SendAncillaryBuffer, SendAncillaryMessage},
-};
+use rustix::fs::{Gid, Uid};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{UnixStream, unix::pipe},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use self::capture::{Hearer, capture};
+pub(crate) use self::capture::{Hearer, capture};
 use crate::{
     guest::{
         channel::{EncodeError, GuestFrames, GuestMessage, JobFrames, JobHeader},
@@ -52,7 +42,7 @@ const CHANNEL_BUFFER: usize = 16 << 10;
 /// Shortest time between two looks at the CPU time.
 const CPU_CHECK: Duration = Duration::from_millis(5);
 
-/// How the processes of a run come about: what differs from adapter to adapter.
+/// How the processes of a sandbox come about: what differs from adapter to adapter.
 pub(crate) trait Plan: Send + Sync {
     /// Those processes.
     type Processes: Processes;
@@ -76,8 +66,15 @@ pub(crate) trait Plan: Send + Sync {
         processes: &mut Self::Processes,
         descriptors: Vec<OwnedFd>,
     ) -> impl Future<Output = io::Result<()>> + Send;
+}
 
-    /// CPU time that the process tree has used so far; `None` where the daemon cannot tell.
+/// Tells what CPU time a guest's process tree has used so far; `None` where the daemon cannot tell.
+pub(crate) trait Meter: Send + Sync {
+    fn cpu_time(&self) -> Option<Duration>;
+}
+
+/// Nobody can tell.
+impl Meter for () {
     fn cpu_time(&self) -> Option<Duration> {
         None
     }
@@ -103,15 +100,23 @@ pub(crate) struct Streams {
     pub complaints: OwnedFd,
 }
 
-/// A run, decided to the last detail.
-pub(crate) struct Order {
-    /// The guest's standard input.
+/// What a guest is connected to from its start, beside the daemon.
+pub(crate) struct Connections {
+    /// Standard input.
     pub stdin: OwnedFd,
+    /// Whether it has a channel.
+    pub has_channel: bool,
+    /// A file that it inherits behind its channel.
+    pub file: Option<OwnedFd>,
+}
+
+/// What becomes of a guest, decided to the last detail.
+pub(crate) struct Order {
     /// What the guest is told on its channel; `None`: it has none.
     pub job: Option<Job>,
     /// Wall time from the guest's first instruction.
     pub wall_time: Duration,
-    /// CPU time of the process tree, where the plan can tell it.
+    /// CPU time of the process tree, where somebody can tell it.
     pub cpu_time: Duration,
     /// Bytes to keep of each of stdout and stderr.
     pub max_output: usize,
@@ -125,7 +130,9 @@ pub(crate) struct Order {
 #[derive(Debug)]
 pub(crate) struct Job {
     /// The runner, for an interpreter that does not have it yet.
-    pub bootstrap: Arc<Bootstrap>,
+    pub bootstrap: Option<Arc<Bootstrap>>,
+    /// Variables, for an interpreter that was started without them.
+    pub environment: Option<Vec<(String, String)>>,
     /// The execution's name.
     pub execution_id: ExecutionId,
     /// The session's name.
@@ -147,9 +154,10 @@ impl Job {
             remaining: order.wall_time,
             memory_limit_mb: self.memory_limit_mb,
             max_result_bytes: order.max_result,
+            environment: self.environment.as_deref(),
         };
         JobFrames::new(
-            Some(&self.bootstrap),
+            self.bootstrap.as_deref(),
             &header,
             self.source.code(),
             self.event.as_str(),
@@ -247,17 +255,40 @@ impl Supervisor {
         }
     }
 
-    /// Runs one guest to its end. Must be polled to its end as well; cancel with the token.
-    pub(crate) async fn run<P: Plan>(
+    /// Builds a sandbox and starts its guest, which waits for its job if it has a channel.
+    pub(crate) async fn start<P: Plan>(
         &self,
-        order: Order,
         plan: &mut P,
+        connections: Connections,
+    ) -> Result<Guest<P::Processes>, SuperviseError> {
+        let (ours, theirs) = ends(connections, plan.pipe_owner())?;
+        let built = tokio::time::timeout(START_LIMIT, build(plan, ours.sandbox, theirs));
+        let (sandbox, inspection) = built.await.map_err(|_| SuperviseError::TooSlow)??;
+        Ok(Guest {
+            sandbox,
+            inspection,
+            stdout: ours.stdout,
+            stderr: ours.stderr,
+            channel: ours.channel,
+        })
+    }
+
+    /// Sees a guest through to its end. Must be polled to its end as well; cancel with the token.
+    pub(crate) async fn see_through<P: Processes>(
+        &self,
+        guest: Guest<P>,
+        order: &Order,
+        meter: &impl Meter,
         cancel: &CancellationToken,
     ) -> Result<Finished, SuperviseError> {
-        let (ours, theirs) = ends(&order, plan.pipe_owner())?;
-        let built = tokio::time::timeout(START_LIMIT, build(plan, ours.sandbox, theirs));
-        let (mut sandbox, inspection) = built.await.map_err(|_| SuperviseError::TooSlow)??;
         let started = Instant::now();
+        let Guest {
+            mut sandbox,
+            inspection,
+            stdout: their_stdout,
+            stderr: their_stderr,
+            channel,
+        } = guest;
 
         let mut stdout = CapturedOutput::default();
         let mut stderr = CapturedOutput::default();
@@ -265,7 +296,7 @@ impl Supervisor {
         let mut message = None;
         let job = match &order.job {
             Some(job) => Some(
-                job.frames(&order)
+                job.frames(order)
                     .map_err(io::Error::other)
                     .doing("encode the job")?,
             ),
@@ -279,21 +310,21 @@ impl Supervisor {
             let mut traffic = pin!(async {
                 tokio::join!(
                     capture(
-                        ours.stdout,
+                        their_stdout,
                         order.max_output,
                         &mut stdout,
                         hears(OutputStream::Stdout)
                     ),
                     capture(
-                        ours.stderr,
+                        their_stderr,
                         order.max_output,
                         &mut stderr,
                         hears(OutputStream::Stderr)
                     ),
-                    converse(ours.channel, job.as_ref(), &mut frames, &mut message),
+                    converse(channel, job.as_ref(), &mut frames, &mut message),
                 )
             });
-            let mut over = pin!(self.until_over(&mut sandbox, &order, &*plan, started, cancel));
+            let mut over = pin!(self.until_over(&mut sandbox, order, meter, started, cancel));
             let mut silent = false;
             let over = loop {
                 tokio::select! {
@@ -319,11 +350,11 @@ impl Supervisor {
     }
 
     /// Waits for the guest's end, or brings it about. Returns when every process of the guest is dead.
-    async fn until_over<P: Plan>(
+    async fn until_over<P: Processes>(
         &self,
-        sandbox: &mut Sandbox<P::Processes>,
+        sandbox: &mut Sandbox<P>,
         order: &Order,
-        plan: &P,
+        meter: &impl Meter,
         started: Instant,
         cancel: &CancellationToken,
     ) -> Result<(Verdict, Option<Ended>), SuperviseError> {
@@ -332,12 +363,17 @@ impl Supervisor {
         let verdict = tokio::select! {
             biased;
             report = &mut report => {
+                if let Ok(Report::Failed(why)) = report {
+                    // A sandbox that was made ahead could not be finished; no guest code has run in it.
+                    sandbox.processes.bury(true).await?;
+                    return Err(SuperviseError::Sandbox(why));
+                }
                 let ended = ended(&report);
                 return sandbox.processes.bury(ended.is_some()).await.map(|()| (Verdict::Natural, ended));
             }
             () = cancel.cancelled() => Verdict::Cancelled,
             () = tokio::time::sleep_until(started + order.wall_time) => Verdict::WallTime,
-            () = self.cpu_time_used_up(order, plan) => Verdict::CpuTime,
+            () = self.cpu_time_used_up(order, meter) => Verdict::CpuTime,
         };
         // Ask first: a stage that kills the guest itself can tell what it used. A failure to ask shows in the answer.
         let _ = orders.write_all(&[wire::STOP]).await;
@@ -349,8 +385,8 @@ impl Supervisor {
 
     /// Waits until the process tree has used up its CPU time: for ever where the daemon cannot tell, since the kernel
     /// then limits each process by itself (`RLIMIT_CPU`).
-    async fn cpu_time_used_up(&self, order: &Order, plan: &impl Plan) {
-        while let Some(used) = plan.cpu_time() {
+    async fn cpu_time_used_up(&self, order: &Order, meter: &impl Meter) {
+        while let Some(used) = meter.cpu_time() {
             let Some(left) = order
                 .cpu_time
                 .checked_sub(used)
@@ -402,9 +438,21 @@ async fn build<P: Plan>(
 }
 
 /// A sandbox with a guest in it.
-struct Sandbox<P> {
-    control: UnixStream,
-    processes: P,
+pub(crate) struct Sandbox<P> {
+    /// Where its stages get their orders and report.
+    pub control: UnixStream,
+    /// All of its processes.
+    pub processes: P,
+}
+
+/// A guest that has been started, and the daemon's ends of what connects them.
+pub(crate) struct Guest<P> {
+    pub sandbox: Sandbox<P>,
+    /// What was seen of the walls from inside, where somebody was to look.
+    pub inspection: Option<Inspection>,
+    pub stdout: pipe::Receiver,
+    pub stderr: pipe::Receiver,
+    pub channel: Option<UnixStream>,
 }
 
 /// The daemon's ends of everything that connects it to a run.
@@ -423,7 +471,7 @@ struct OurEnds {
 /// The other ends.
 struct TheirEnds {
     streams: Streams,
-    /// What the guest is to have: its channel, if any, stdin, stdout and stderr.
+    /// What the guest is to have: its channel and its file, if any, stdin, stdout and stderr.
     descriptors: Vec<OwnedFd>,
 }
 
@@ -433,41 +481,38 @@ pub(crate) fn pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
     Ok((pipe::Receiver::from_owned_fd(read.into())?, write.into()))
 }
 
+/// A pipe of which a guest writes one end.
+pub(crate) fn pipe_of_guest(owner: Option<(u32, u32)>) -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (read, write) = pipe()?;
+    if let Some((user, group)) = owner {
+        // So that a guest may open /dev/stdout, which is its pipe by name and checks who owns it.
+        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+        rustix::fs::fchown(&write, Some(user), Some(group))?;
+    }
+    Ok((read, write))
+}
+
 fn ends(
-    order: &Order,
+    connections: Connections,
     pipe_owner: Option<(u32, u32)>,
 ) -> Result<(Ours, TheirEnds), SuperviseError> {
     let step = "make the pipes and sockets of a run";
-    let guests = || -> io::Result<(pipe::Receiver, OwnedFd)> {
-        let (read, write) = pipe()?;
-        if let Some((user, group)) = pipe_owner {
-            // So that a guest may open /dev/stdout, which is its pipe by name and checks who owns it.
-            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-            rustix::fs::fchown(&write, Some(user), Some(group))?;
-        }
-        Ok((read, write))
-    };
-    let socket = || -> io::Result<(UnixStream, OwnedFd)> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        Ok((UnixStream::from_std(ours)?, theirs.into()))
-    };
-    let (control, their_control) = socket().doing(step)?;
+    let guests = || pipe_of_guest(pipe_owner);
+    let (control, their_control) = socket::pair().doing(step)?;
     let (complaints, their_complaints) = pipe().doing(step)?;
     let (stdout, their_stdout) = guests().doing(step)?;
     let (stderr, their_stderr) = guests().doing(step)?;
-    let mut descriptors = Vec::with_capacity(4);
-    let channel = match order.job {
-        Some(_) => {
-            let (ours, theirs) = socket().doing(step)?;
-            descriptors.push(theirs);
-            Some(ours)
-        }
-        None => None,
+    let (channel, their_channel) = if connections.has_channel {
+        let (ours, theirs) = socket::pair().doing(step)?;
+        (Some(ours), Some(theirs))
+    } else {
+        (None, None)
     };
-    descriptors.push(order.stdin.try_clone().doing(step)?);
-    descriptors.push(their_stdout);
-    descriptors.push(their_stderr);
+    let descriptors = [their_channel, connections.file]
+        .into_iter()
+        .flatten()
+        .chain([connections.stdin, their_stdout, their_stderr])
+        .collect();
     let ours = Ours {
         sandbox: OurEnds {
             control,
@@ -487,25 +532,8 @@ fn ends(
     Ok((ours, theirs))
 }
 
-/// Hands the guest's descriptors to a stage, with one byte to carry them (unix(7), `SCM_RIGHTS`).
-pub(crate) async fn send_descriptors(
-    control: &UnixStream,
-    descriptors: &[OwnedFd],
-) -> io::Result<()> {
-    let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-    control
-        .async_io(Interest::WRITABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
-            let byte = [IoSlice::new(&[wire::DESCRIPTORS])];
-            rustix::net::sendmsg(control, &byte, &mut ancillary, wire::NO_SIGNAL)?;
-            Ok(())
-        })
-        .await
-}
-
-async fn read_report(control: &mut (impl AsyncRead + Unpin)) -> io::Result<Report> {
+/// Reads what a stage reports.
+pub(crate) async fn read_report(control: &mut (impl AsyncRead + Unpin)) -> io::Result<Report> {
     let length = control.read_u32_le().await? as usize;
     if length > wire::MAX_FRAME {
         return Err(io::Error::other("report too long"));

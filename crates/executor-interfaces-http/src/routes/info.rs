@@ -1,7 +1,7 @@
 //! `GET /info`: what this daemon is made of and what it allows.
 
 use axum::{extract::State, http::StatusCode, response::Response};
-use executor_application::{Capacity, LanguageSupport, Wall, WallState};
+use executor_application::{Capacity, LanguageSupport, Wall, WallState, WarmPool};
 use executor_domain::LimitCeilings;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -36,6 +36,8 @@ struct InfoDto<'a> {
     limits: LimitsDto,
     /// Languages that this host can run
     languages: Vec<LanguageDto<'a>>,
+    /// Sandboxes made ahead of their jobs
+    warm_pools: Vec<WarmPoolDto>,
     /// How many executions run and wait
     capacity: CapacityDto,
     /// The largest request body
@@ -91,6 +93,37 @@ struct LanguageDto<'a> {
     version: &'a str,
 }
 
+/// Sandboxes made ahead of their jobs.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WarmPool)]
+struct WarmPoolDto {
+    /// The language of their guests
+    language: &'static str,
+    /// How many wait for a job
+    ready: usize,
+    /// How many should, at this load
+    target: usize,
+    /// How many may
+    max: usize,
+    /// How runs started so far
+    starts: StartsDto,
+    /// Why runs start cold, where they do
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
+}
+
+/// How runs started so far, under the names of `metrics.start`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Starts)]
+struct StartsDto {
+    /// In a sandbox made ahead
+    warm: u64,
+    /// In one forked on demand
+    forked: u64,
+    /// In a new one
+    cold: u64,
+}
+
 /// How many executions run and wait.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Capacity)]
@@ -134,6 +167,11 @@ pub(super) async fn info(
             .collect(),
         limits: LimitsDto::from(executor.policy().ceilings()),
         languages: sandbox.languages.iter().map(LanguageDto::from).collect(),
+        warm_pools: executor
+            .warm_pools()
+            .into_iter()
+            .map(WarmPoolDto::from)
+            .collect(),
         capacity: CapacityDto::from(executor.capacity()),
         max_body_bytes: api.options().max_body_bytes,
     };
@@ -176,6 +214,23 @@ impl<'a> From<&'a LanguageSupport> for LanguageDto<'a> {
             language: support.language.as_str(),
             interpreter: &support.interpreter,
             version: &support.version,
+        }
+    }
+}
+
+impl From<WarmPool> for WarmPoolDto {
+    fn from(pool: WarmPool) -> Self {
+        Self {
+            language: pool.language.as_str(),
+            ready: pool.ready,
+            target: pool.target,
+            max: pool.max,
+            starts: StartsDto {
+                warm: pool.warm,
+                forked: pool.forked,
+                cold: pool.cold,
+            },
+            trouble: pool.trouble,
         }
     }
 }

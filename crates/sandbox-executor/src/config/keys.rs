@@ -161,6 +161,16 @@ pub const SECTIONS: &[Section] = &[
         keys: &[BWRAP_PATH, GUEST_UID, GUEST_GID, CGROUP_PARENT],
     },
     Section {
+        title: "Warm starts",
+        keys: &[
+            WARM_POOL,
+            WARM_POOL_MIN,
+            WARM_POOL_MAX,
+            PYTHON_PRELOAD,
+            GUEST_LIBRARY,
+        ],
+    },
+    Section {
         title: "Control plane",
         keys: &[
             CONTROL_PLANE_URL,
@@ -412,6 +422,43 @@ pub(crate) const CGROUP_PARENT: Key = Key::new(
     Path,
     Unset("the daemon's own"),
     "The control group below which runs get theirs, for hosts where the daemon may not write below its own.",
+);
+
+pub(crate) const WARM_POOL: Key = Key::new(
+    "warm_pool",
+    Switch,
+    Value("true"),
+    "Whether sandboxes are made ahead of their runs, by forking an interpreter that is loaded already. `false` starts \
+     every run cold: slower, and without the hash seed and memory layout that runs forked from one interpreter share.",
+);
+
+pub(crate) const WARM_POOL_MIN: Key = Key::new(
+    "warm_pool_min",
+    Number,
+    Value("4"),
+    "How many sandboxes wait in each language when there is nothing to do. Each takes 2 to 3 MiB.",
+);
+
+pub(crate) const WARM_POOL_MAX: Key = Key::new(
+    "warm_pool_max",
+    Number,
+    Value("16"),
+    "Most sandboxes that wait in each language, however many runs there are.",
+);
+
+pub(crate) const PYTHON_PRELOAD: Key = Key::new(
+    "python_preload",
+    Text,
+    Unset("none"),
+    "Python packages, separated by commas, that are imported before any run, so that no run pays for it: `numpy,pandas`.",
+);
+
+pub(crate) const GUEST_LIBRARY: Key = Key::new(
+    "guest_library",
+    Path,
+    Unset("beside the executable"),
+    "The library that interpreters load to be forked. Looked for beside the executable, in `../lib/sandbox-executor` and \
+     in `/usr/lib/sandbox-executor`. Without it runs start cold.",
 );
 
 pub(crate) const CONTROL_PLANE_URL: Key = Key::new(

@@ -75,6 +75,8 @@ pub struct Config {
     pub guest: GuestUser,
     /// The control group below which runs get theirs; `None`: the daemon's own.
     pub cgroup_parent: Option<PathBuf>,
+    /// What is kept warm.
+    pub warm: Warm,
     /// Where the control plane is; `None`: there is none.
     pub control_plane: Option<Uri>,
     /// What the paths of reports begin with.
@@ -93,6 +95,9 @@ pub struct Config {
     pub otlp_endpoint: Option<Uri>,
 }
 
+/// Most sandboxes that may wait in one language: with 3 MiB each, already more memory than anybody should spend on waiting.
+const MAX_WARM: u32 = 1000;
+
 impl Config {
     /// The token that callers must send, where they must.
     pub fn inbound_token(&self) -> Option<&Secret> {
@@ -107,6 +112,21 @@ pub struct GuestUser {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
+}
+
+/// What is kept warm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warm {
+    /// Whether anything is.
+    pub on: bool,
+    /// Sandboxes that wait when there is nothing to do, in each language.
+    pub min: usize,
+    /// Most that wait, in each language; not below `min`.
+    pub max: usize,
+    /// Python packages to import before any run.
+    pub python_preload: Vec<String>,
+    /// The guest library; absolute. `None`: looked for.
+    pub library: Option<PathBuf>,
 }
 
 /// A setting as it counts, for people.
@@ -359,6 +379,7 @@ impl Reader {
                 gid: self.required(&keys::GUEST_GID, 0, parse::unprivileged_id),
             },
             cgroup_parent: self.optional(&keys::CGROUP_PARENT, parse::absolute_path),
+            warm: self.warm(),
             control_plane: self.required(&keys::CONTROL_PLANE_URL, None, parse::control_plane),
             control_plane_prefix: self.required(
                 &keys::CONTROL_PLANE_PREFIX,
@@ -376,6 +397,29 @@ impl Reader {
 
     fn duration(&mut self, key: &'static Key) -> Duration {
         self.required(key, Duration::ZERO, parse::duration)
+    }
+
+    fn warm(&mut self) -> Warm {
+        let min = self.required(&keys::WARM_POOL_MIN, 0, parse::count(0, MAX_WARM));
+        let mut max = self.required(&keys::WARM_POOL_MAX, 0, parse::count(1, MAX_WARM));
+        if max < min && self.origin(&keys::WARM_POOL_MAX) == Origin::Default {
+            max = min;
+        }
+        if max < min {
+            self.mistake(
+                &keys::WARM_POOL_MAX,
+                format!("must not be below warm_pool_min, {min}; is {max}"),
+            );
+        }
+        Warm {
+            on: self.required(&keys::WARM_POOL, true, parse::switch),
+            min,
+            max,
+            python_preload: self
+                .optional(&keys::PYTHON_PRELOAD, parse::python_modules)
+                .unwrap_or_default(),
+            library: self.optional(&keys::GUEST_LIBRARY, parse::absolute_path),
+        }
     }
 
     fn token(&mut self) -> Option<Secret> {

@@ -70,6 +70,27 @@ pub(crate) fn any_number(text: &str) -> Result<u64, Wrong> {
     text.parse().map_err(|_| "must be a whole number".into())
 }
 
+/// Names of Python modules, separated by commas.
+pub(crate) fn python_modules(text: &str) -> Result<Vec<String>, Wrong> {
+    let is_name = |name: &str| {
+        name.split('.').all(|part| {
+            part.starts_with(|c: char| c.is_alphabetic() || c == '_')
+                && part.chars().all(|c| c.is_alphanumeric() || c == '_')
+        })
+    };
+    let names = text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            is_name(name).then(|| name.to_owned()).ok_or_else(|| {
+                "must be names of Python modules, separated by commas, such as numpy,pandas".into()
+            })
+        })
+        .collect()
+}
+
 /// A TCP port.
 pub(crate) fn port(text: &str) -> Result<u16, Wrong> {
     text.parse().map_err(|_| {
@@ -304,6 +325,18 @@ mod tests {
         assert_eq!(port("65535"), Ok(65535));
         assert!(port("65536").is_err());
         assert!(port("tcp://10.0.0.1:80").unwrap_err().contains("Service"));
+    }
+
+    #[test]
+    fn modules_are_names_and_nothing_else() {
+        assert_eq!(
+            python_modules("numpy, os.path,,_x"),
+            Ok(vec!["numpy".into(), "os.path".into(), "_x".into()])
+        );
+        assert_eq!(python_modules(""), Ok(vec![]));
+        for bad in ["numpy pandas", "a;b", "1a", "a..b", "../x"] {
+            assert!(python_modules(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

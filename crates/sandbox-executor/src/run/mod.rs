@@ -25,6 +25,10 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Runs one program and ends as it did.
 pub(crate) async fn run(args: RunArgs, config: &Config) -> Exit {
+    // For a single run nothing can be made ahead.
+    let mut config = config.clone();
+    config.warm.on = false;
+    let config = &config;
     let command = match input::command(&args, io::stdin().lock(), config.max_body_bytes) {
         Ok(command) => command,
         Err(error) => {

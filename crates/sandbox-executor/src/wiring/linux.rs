@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use executor_application::Sandbox;
-use executor_infra_isolation::{BwrapConfig, BwrapSandbox, StartError};
+use executor_infra_isolation::{BwrapConfig, BwrapSandbox, StartError, WarmOptions};
 
 use super::{Finding, probe_limits};
 use crate::config::Config;
@@ -48,6 +48,20 @@ fn bwrap(config: &Config) -> Result<BwrapConfig, IsolationError> {
         bwrap: config.bwrap_path.clone(),
         guest_user: (config.guest.uid, config.guest.gid),
         cgroup_parent: config.cgroup_parent.clone(),
+        warm: warm(config),
         ..BwrapConfig::new(limits)
     })
+}
+
+fn warm(config: &Config) -> WarmOptions {
+    if !config.warm.on {
+        return WarmOptions::off();
+    }
+    WarmOptions {
+        min_slots: config.warm.min,
+        max_slots: config.warm.max,
+        python_preload: config.warm.python_preload.clone(),
+        library: config.warm.library.clone(),
+        ..WarmOptions::default()
+    }
 }

@@ -734,6 +734,10 @@ fn children_of_a_javascript_guest_inherit_neither_channel_nor_bootstrap() {
     assert_eq!(returned(&ended), "[]");
 }
 
+/// Finds the stand-in before the real one, where the host has that.
+const IMPORT: &str =
+    "import os, sys; sys.path.insert(0, os.getcwd()); import matplotlib.pyplot as plt\n";
+
 /// Stands for matplotlib, which hosts need not have: figures that write their number, or cannot.
 const FIGURES: &str = r#"
 class Figure:
@@ -767,10 +771,11 @@ fn figures_that_are_left_open_become_pictures() {
         names
     };
 
-    let handler = "import os, matplotlib.pyplot as plt\ndef handler(event):\n    \
+    let handler = "def handler(event):\n    \
         plt.figure(1); plt.figure(2); plt.figure(3); plt.figure(4); plt.close(3)\n    \
         os.chdir('/tmp')\n    return 'drawn'";
-    let ended = Guest::handler(Python, handler).run_in(&workspace);
+    let handler = format!("{IMPORT}{handler}");
+    let ended = Guest::handler(Python, &handler).run_in(&workspace);
     assert_eq!(ended.exit_code, Some(0), "{ended:?}");
     assert_eq!(pictures(), ["figure-1.png", "figure-4.png"]);
     assert_eq!(std::fs::read_to_string(at("figure-4.png")).unwrap(), "png4");
@@ -782,16 +787,16 @@ fn figures_that_are_left_open_become_pictures() {
     );
 
     // A run that fails has drawn all the same, and spoils no picture of an earlier one.
-    let script = "import matplotlib.pyplot as plt\nplt.figure(1)\nraise ValueError('late')";
-    let ended = Guest::script(Python, script).run_in(&workspace);
+    let script = format!("{IMPORT}plt.figure(1)\nraise ValueError('late')");
+    let ended = Guest::script(Python, &script).run_in(&workspace);
     assert_eq!(ended.exit_code, Some(1), "{ended:?}");
     assert_eq!(
         pictures(),
         ["figure-1-2.png", "figure-1.png", "figure-4.png"]
     );
 
-    let many = "import matplotlib.pyplot as plt\nfor n in range(100, 125): plt.figure(n)";
-    let ended = Guest::script(Python, many).run_in(&workspace);
+    let many = format!("{IMPORT}for n in range(100, 125): plt.figure(n)");
+    let ended = Guest::script(Python, &many).run_in(&workspace);
     assert_eq!(pictures().len(), 3 + 20);
     assert!(ended.stderr.contains("5 more figures"), "{ended:?}");
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     argv::{self, SystemPath, Walls},
+    burials::{Burials, Remains},
     files::{identity_files, standard_input},
     plan::BwrapPlan,
     process::BwrapProcesses,
@@ -30,7 +31,7 @@ use crate::{
     usage::Usage,
     warm::{
         mounts::Mounts,
-        slot::{Release, Slot},
+        slot::{Lease, Release, Slot},
     },
 };
 
@@ -82,6 +83,7 @@ pub(crate) struct Engine {
     pub bwrap: PathBuf,
     /// User and group that guests are on the host; `None`: the daemon's own.
     pub run_as: Option<(u32, u32)>,
+    pub(super) burials: Burials,
 }
 
 /// What lives in a sandbox that is to be built.
@@ -128,7 +130,9 @@ impl Engine {
         let mut plan = self.plan(resident, cgroup.as_ref());
         let order = order(program.job, program.listener, limits);
         let guest = self.supervisor.start(&mut plan, connections).await?;
-        self.finish(guest, &order, cgroup, cancel).await
+        let (run, remains) = self.finish(guest, &order, cgroup, None, cancel).await?;
+        remains.bury().await;
+        Ok(run)
     }
 
     /// Runs a program to its end in a slot: what its arguments and its environment would have been is the slot's own
@@ -178,11 +182,12 @@ impl Engine {
             stdin,
         };
         let order = order(program.job, program.listener, limits);
-        // Slots die with their zygote, which may have been replaced meanwhile.
-        let (guest, zygote) = slot.release(release).await.doing("hand a slot its job")?;
-        let run = self.finish(guest, &order, cgroup, cancel).await;
-        drop(zygote);
-        run
+        let (guest, lease) = slot.release(release).await.doing("hand a slot its job")?;
+        let (run, remains) = self
+            .finish(guest, &order, cgroup, Some(lease), cancel)
+            .await?;
+        self.burials.take(remains).await;
+        Ok(run)
     }
 
     async fn finish(
@@ -190,17 +195,20 @@ impl Engine {
         guest: Guest<BwrapProcesses>,
         order: &Order,
         cgroup: Option<RunCgroup>,
+        lease: Option<Lease>,
         cancel: &CancellationToken,
-    ) -> Result<Run, SuperviseError> {
-        let finished = self
+    ) -> Result<(Run, Remains), SuperviseError> {
+        let (finished, processes) = self
             .supervisor
             .see_through(guest, order, &cgroup, cancel)
             .await?;
-        let used = match cgroup {
-            Some(cgroup) => Some(settle(cgroup).await),
-            None => None,
+        let used = cgroup.as_ref().map(RunCgroup::usage);
+        let remains = Remains {
+            processes,
+            cgroup,
+            _lease: lease,
         };
-        Ok(Run { finished, used })
+        Ok((Run { finished, used }, remains))
     }
 
     /// How a sandbox is to be built for this resident.
@@ -304,22 +312,6 @@ fn order(job: Option<supervisor::Job>, listener: Listener, limits: &ResourceLimi
         listener,
         max_result: MAX_RESULT_BYTES,
     }
-}
-
-/// Reads what a run used and removes its cgroup.
-async fn settle(mut cgroup: RunCgroup) -> Usage {
-    let used = cgroup.usage();
-    if !cgroup.try_remove() {
-        // Somebody is still on the way out. That takes a moment, in which no worker of the runtime is to stand still.
-        let removed = tokio::task::spawn_blocking(move || cgroup.remove()).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "a run's cgroup stays behind"
-            );
-        }
-    }
-    used
 }
 
 pub(super) const fn cgroup_limits(limits: &ResourceLimit, own_processes: u64) -> CgroupLimits {

@@ -1,6 +1,7 @@
 //! The adapter for Linux: guests run inside Bubblewrap.
 
 mod argv;
+mod burials;
 pub(crate) mod engine;
 mod files;
 mod plan;

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::{
     BwrapConfig, BwrapSandbox, argv,
+    burials::Burials,
     engine::{Engine, Look},
     remedy,
     spawner::Spawner,
@@ -169,6 +170,7 @@ fn prepare(config: &BwrapConfig) -> Result<Prepared, StartError> {
         system: argv::system_paths(&targets).map_err(failed("look at the host's system"))?,
         bwrap: config.bwrap.clone(),
         run_as,
+        burials: Burials::new(),
     };
     Ok(Prepared {
         engine,

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     runtime::{MAX_RESULT_BYTES, OPEN_FILES, Program, Surroundings, cpu_seconds},
     stage::wire::{KeeperSpec, Rlimits},
-    supervisor::{Connections, Doing, Finished, Order, SuperviseError, Supervisor},
+    supervisor::{Connections, Doing, Finished, Order, Processes, SuperviseError, Supervisor},
 };
 
 /// Runs programs under Seatbelt.
@@ -134,9 +134,12 @@ impl Engine {
         let finished = async {
             let guest = self.supervisor.start(&mut plan, connections).await?;
             // Nobody but the keeper can tell what its guest uses.
-            self.supervisor
+            let (finished, mut keeper) = self
+                .supervisor
                 .see_through(guest, &order, &(), cancel)
-                .await
+                .await?;
+            keeper.bury(true).await?;
+            Ok(finished)
         };
         let finished = finished.await;
         blocking("remove the directory of a run", move || {

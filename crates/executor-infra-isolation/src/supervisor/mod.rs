@@ -274,13 +274,16 @@ impl Supervisor {
     }
 
     /// Sees a guest through to its end. Must be polled to its end as well; cancel with the token.
+    ///
+    /// When it returns, every process of the guest is dead. What is left are stages of ours on their way out: to be buried
+    /// by the caller.
     pub(crate) async fn see_through<P: Processes>(
         &self,
         guest: Guest<P>,
         order: &Order,
         meter: &impl Meter,
         cancel: &CancellationToken,
-    ) -> Result<Finished, SuperviseError> {
+    ) -> Result<(Finished, P), SuperviseError> {
         let started = Instant::now();
         let Guest {
             mut sandbox,
@@ -338,7 +341,7 @@ impl Supervisor {
             }
             over
         };
-        Ok(Finished {
+        let finished = Finished {
             verdict,
             ended,
             message: message.or_else(|| frames.finish()),
@@ -346,10 +349,12 @@ impl Supervisor {
             stderr,
             wall_time: started.elapsed(),
             inspection,
-        })
+        };
+        Ok((finished, sandbox.processes))
     }
 
-    /// Waits for the guest's end, or brings it about. Returns when every process of the guest is dead.
+    /// Waits for the guest's end, or brings it about. Returns when every process of the guest is dead: a stage that
+    /// reports an end has killed and reaped them all, and where there is no report the whole sandbox is brought down.
     async fn until_over<P: Processes>(
         &self,
         sandbox: &mut Sandbox<P>,
@@ -369,7 +374,10 @@ impl Supervisor {
                     return Err(SuperviseError::Sandbox(why));
                 }
                 let ended = ended(&report);
-                return sandbox.processes.bury(ended.is_some()).await.map(|()| (Verdict::Natural, ended));
+                if ended.is_none() {
+                    sandbox.processes.bury(false).await?;
+                }
+                return Ok((Verdict::Natural, ended));
             }
             () = cancel.cancelled() => Verdict::Cancelled,
             () = tokio::time::sleep_until(started + order.wall_time) => Verdict::WallTime,
@@ -379,7 +387,9 @@ impl Supervisor {
         let _ = orders.write_all(&[wire::STOP]).await;
         let answer = tokio::time::timeout(STOP_LIMIT, report).await;
         let ended = answer.ok().and_then(|report| ended(&report));
-        sandbox.processes.bury(ended.is_some()).await?;
+        if ended.is_none() {
+            sandbox.processes.bury(false).await?;
+        }
         Ok((verdict, ended))
     }
 

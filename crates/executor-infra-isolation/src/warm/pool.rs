@@ -15,7 +15,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    slot::Slot,
+    slot::{Replacement, Slot},
     zygote::{Recipe, Zygote, ZygoteError},
 };
 use crate::bwrap::engine::Engine;
@@ -56,6 +56,13 @@ struct State {
     /// Why there is no zygote.
     trouble: Option<String>,
     served: Served,
+}
+
+impl State {
+    /// Whether there are enough slots for now, so that whoever runs is not to be disturbed.
+    fn can_wait(&self) -> bool {
+        self.ready.len() * 2 >= self.target.slots
+    }
 }
 
 impl std::fmt::Debug for State {
@@ -133,11 +140,14 @@ impl Pool {
         let shared = &self.shared;
         let zygote = {
             let mut state = shared.state();
-            while let Some(slot) = state.ready.pop_front() {
+            while let Some(mut slot) = state.ready.pop_front() {
                 if slot.is_alive() {
                     state.served.warm += 1;
-                    drop(state);
-                    shared.changed.notify_one();
+                    if state.can_wait() {
+                        slot.replacement = Some(Replacement(Arc::clone(&shared.changed)));
+                    } else {
+                        shared.changed.notify_one();
+                    }
                     return Some((slot, Start::Warm));
                 }
             }

@@ -8,7 +8,10 @@ use std::{
 
 use executor_domain::ResourceLimit;
 use executor_guest::protocol::{self, JobSpec};
-use tokio::net::{UnixStream, unix::pipe};
+use tokio::{
+    net::{UnixStream, unix::pipe},
+    sync::Notify,
+};
 
 use super::zygote::Zygote;
 use crate::{
@@ -29,6 +32,26 @@ pub(crate) struct Slot {
     pub(crate) limits: ResourceLimit,
     /// Its parent, which must live as long: slots die with it.
     pub(super) zygote: Arc<Zygote>,
+    /// Has it replaced when the run is over, where that can wait.
+    pub(super) replacement: Option<Replacement>,
+}
+
+/// What has to outlive the guest of a slot.
+pub(crate) struct Lease {
+    _zygote: Arc<Zygote>,
+    _replacement: Option<Replacement>,
+}
+
+/// When dropped, the pool looks whether it has enough slots.
+///
+/// Making one takes as much processor time as a short run or more, so a pool that has others leaves the processors to the
+/// run that took one.
+pub(crate) struct Replacement(pub(super) Arc<Notify>);
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 /// What lets a slot go.
@@ -47,11 +70,12 @@ impl Slot {
         !self.sandbox.processes.has_ended()
     }
 
-    /// Hands it its job, but for what the guest itself is told on its channel. The zygote must outlive the guest.
+    /// Hands it its job, but for what the guest itself is told on its channel. The lease is to be held until the guest is
+    /// dead.
     pub(crate) async fn release(
         self,
         release: Release,
-    ) -> io::Result<(Guest<BwrapProcesses>, Arc<Zygote>)> {
+    ) -> io::Result<(Guest<BwrapProcesses>, Lease)> {
         let frame = protocol::encode(&release.job)?;
         let descriptors: Vec<_> = [&release.workspace, &release.stdin]
             .into_iter()
@@ -66,6 +90,10 @@ impl Slot {
             stderr: self.stderr,
             channel: Some(self.channel),
         };
-        Ok((guest, self.zygote))
+        let lease = Lease {
+            _zygote: self.zygote,
+            _replacement: self.replacement,
+        };
+        Ok((guest, lease))
     }
 }

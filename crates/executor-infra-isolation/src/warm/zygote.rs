@@ -227,6 +227,7 @@ impl Zygote {
             cgroup,
             limits: *limits,
             zygote: Arc::clone(self),
+            replacement: None,
         };
         Ok((slot, inspection))
     }

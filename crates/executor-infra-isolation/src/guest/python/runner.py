@@ -12,7 +12,7 @@ The protocol, and what a runner must and must not do, is docs/guest-channel.md. 
 import os
 import sys
 import time
-from _io import StringIO, _IOBase
+from _io import BytesIO, StringIO, _IOBase
 
 CHANNEL = 3
 GUEST_FILE = "main.py"
@@ -35,6 +35,19 @@ MAX_FIGURES = 20
 def main(channel):
     """Runs the guest whose frames come next on `channel`. Ends the process, or raises SystemExit to end it."""
     os.set_inheritable(CHANNEL, False)
+    process = os.getpid()
+    frame, status, orderly = prepare(channel)()
+    # A child that the guest forked and that came out here speaks for nobody.
+    if os.getpid() == process:
+        send(*frame)
+    if orderly:
+        raise SystemExit(status)
+    os._exit(status)
+
+
+def prepare(channel):
+    """Reads a job. Returns what runs it, and says then: the frame to send, the exit status, and whether to exit as Python
+    does."""
     job = from_json(receive(channel, b"J"))
     source = receive(channel, b"C")
     event = receive(channel, b"E")
@@ -46,23 +59,21 @@ def main(channel):
     process, workspace = os.getpid(), os.getcwd()
     namespace = become_main(source)
 
-    frame, status, orderly = run(job, source, event, namespace)
-    # A handler's answer waits for nobody. A script, or a guest that asked to exit, ends as Python ends: threads are
-    # joined, exit handlers run, and at the very end the interpreter closes what is still open.
-    if orderly:
-        quietly(join_threads)
-    # Before the exit handlers: matplotlib's own closes all figures.
-    if os.getpid() == process:
-        quietly(lambda: save_figures(workspace))
-    if orderly:
-        quietly(run_exit_handlers)
-    flush_files(namespace)
-    # A child that the guest forked and that came out here speaks for nobody.
-    if os.getpid() == process:
-        send(*frame)
-    if orderly:
-        raise SystemExit(status)
-    os._exit(status)
+    def go():
+        frame, status, orderly = run(job, source, event, namespace)
+        # A handler's answer waits for nobody. A script, or a guest that asked to exit, ends as Python ends: threads are
+        # joined, exit handlers run, and at the very end the interpreter closes what is still open.
+        if orderly:
+            quietly(join_threads)
+        # Before the exit handlers: matplotlib's own closes all figures.
+        if os.getpid() == process:
+            quietly(lambda: save_figures(workspace))
+        if orderly:
+            quietly(run_exit_handlers)
+        flush_files(namespace)
+        return frame, status, orderly
+
+    return go
 
 
 def run(job, source, event, namespace):
@@ -97,16 +108,18 @@ def run(job, source, event, namespace):
         return report(error, "handler_error", source), 1, script
 
 
-def warm_up():
-    """Goes the way of a small job without effects, so that what is made on first use is there. For interpreters that are
-    started before their job."""
-    program = compile("def handler(event):\n    return {'n': event['n']}\n", GUEST_FILE, "exec", dont_inherit=True)
-    namespace = {"__name__": "__main__"}
-    exec(program, namespace)
-    job = from_json('{"remaining_ms": 1, "memory_limit_mb": 1, "execution_id": "e", "session_id": "s"}')
-    value = call(namespace["handler"], from_json('{"n": [1, 2.5, "x"]}'), Context(job))
-    to_json(value, 1000)
-    int.from_bytes(len(b"").to_bytes(4, "little"), "little")
+def rehearse():
+    """Goes the way of a small job and leaves nothing of it behind, so that what is made on first use is there, and the pages
+    that the way writes to are this process's own. For interpreters that are started before their job."""
+    frames = (
+        (b"J", b'{"mode": "handler", "remaining_ms": 1, "memory_limit_mb": 1, "execution_id": "e", "session_id": "s",'
+               b' "max_result_bytes": 99, "environment": [["REHEARSAL", "x"]]}'),
+        (b"C", b"def handler(event):\n    return {'n': event['n']}\n"),
+        (b"E", b'{"n": [1, 2.5, "x"]}'),
+    )
+    channel = BytesIO(b"".join(len(payload).to_bytes(4, "little") + kind + payload for kind, payload in frames))
+    prepare(channel)()
+    del os.environ["REHEARSAL"]
 
 
 # ---- The channel
@@ -163,7 +176,8 @@ def become_main(source):
     )
     sys.argv[:] = [GUEST_FILE]
     # Last, so that a file which happens to be called json.py hides nothing from the standard library.
-    sys.path.append(directory)
+    if directory not in sys.path:
+        sys.path.append(directory)
     # What a guest printed before it was killed is worth having.
     quietly(lambda: sys.stdout.reconfigure(line_buffering=True))
     return namespace

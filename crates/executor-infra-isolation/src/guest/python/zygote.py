@@ -1,40 +1,46 @@
-import sys
-sys.path[:] = [entry for entry in sys.path if entry]
-import ctypes, gc, importlib, os
-def receive():
-    def take(size):
-        taken = b""
-        while len(taken) < size:
-            taken += os.read(3, size - len(taken)) or sys.exit("the channel has ended")
-        return taken
-    return take(int.from_bytes(take(5)[:4], "little"))
-program = receive()
-if program[:1] == b"M":
-    import marshal
-    program = marshal.loads(program[1:])
-else:
-    program = compile(program[1:], "<runner>", "exec", dont_inherit=True, optimize=2)
-runner = {"__name__": "sandbox_executor_runner"}
-exec(program, runner)
-for name in receive().decode().split():
-    try:
-        importlib.import_module(name)
-    except BaseException as error:
-        sys.exit("%s cannot be imported: %s: %s" % (name, type(error).__name__, error))
-guest = ctypes.PyDLL("/proc/self/fd/4")
-interpreter = ctypes.pythonapi
-runner["warm_up"]()
-gc.collect()
-gc.freeze()
-guest.executor_guest_wait()
-while True:
-    interpreter.PyOS_BeforeFork()
-    if guest.executor_guest_fork():
-        break
-    interpreter.PyOS_AfterFork_Parent()
-interpreter.PyOS_AfterFork_Child()
-if "numpy.random" in sys.modules:
-    sys.modules["numpy.random"].seed()
-runner["warm_up"]()
-guest.executor_guest_take()
-runner["main"](open(3, "rb", closefd=False))
+# All in a function, without a name of this module: those are the guest's, and are cleared in a rehearsal.
+def zygote():
+    import sys
+    sys.path[:] = [entry for entry in sys.path if entry]
+    import ctypes, gc, importlib, os
+    def receive():
+        def take(size):
+            taken = b""
+            while len(taken) < size:
+                taken += os.read(3, size - len(taken)) or sys.exit("the channel has ended")
+            return taken
+        return take(int.from_bytes(take(5)[:4], "little"))
+    program = receive()
+    if program[:1] == b"M":
+        import marshal
+        program = marshal.loads(program[1:])
+    else:
+        program = compile(program[1:], "<runner>", "exec", dont_inherit=True, optimize=2)
+    runner = {"__name__": "sandbox_executor_runner"}
+    exec(program, runner)
+    for name in receive().decode().split():
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            sys.exit("%s cannot be imported: %s: %s" % (name, type(error).__name__, error))
+    guest = ctypes.PyDLL("/proc/self/fd/4")
+    interpreter = ctypes.pythonapi
+    # Not often: from the eighth time on CPython rewrites the code, and guests could then recurse one level deeper than cold.
+    runner["rehearse"]()
+    gc.collect()
+    gc.freeze()
+    guest.executor_guest_wait()
+    while True:
+        interpreter.PyOS_BeforeFork()
+        if guest.executor_guest_fork():
+            break
+        interpreter.PyOS_AfterFork_Parent()
+    interpreter.PyOS_AfterFork_Child()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+    runner["rehearse"]()
+    channel = open(3, "rb", closefd=False)
+    guest.executor_guest_take()
+    runner["main"](channel)
+
+zygote()

@@ -43,8 +43,9 @@ apt_install() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing with apt-get: ${missing[*]}"
+    # Somebody else who installs is waited for: a host may do so by itself.
     local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
-        -o Dpkg::Use-Pty=0 "${missing[@]}")
+        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "${missing[@]}")
     as_root "${install[@]}" >/dev/null 2>&1 && return 0
     as_root apt-get update -qq
     as_root "${install[@]}" >/dev/null
@@ -59,4 +60,15 @@ need_debian_packages() {
         is_root || not_run "needs the Debian package $package, and installing it needs root"
     done
     apt_install "$@"
+}
+
+# For stages that run what was compiled: target/bundle is there afterwards. Under scripts/test it is there already.
+need_build() { [ -n "${SANDBOX_EXECUTOR_BUILT-}" ] || "$(dirname "${BASH_SOURCE[0]}")/../ci/build"; }
+
+# Makes a Python environment for a tool, in a directory below target: this installs nothing for the user.
+make_venv() {
+    has python3 || not_run "needs python3"
+    # Debian keeps the part that makes environments in a package of its own.
+    python3 -c 'import ensurepip' 2>/dev/null || need_debian_packages python3-venv
+    python3 -m venv "$1"
 }

@@ -34,12 +34,20 @@ as_root() {
     fi
 }
 
+# Are all of the named Debian packages installed?
+has_debian_packages() {
+    local package
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || return 1
+    done
+}
+
 # Installs those of the named Debian packages that are missing. Package lists are refreshed only when the first
 # attempt fails (an empty or outdated list), because that is the slow part.
 apt_install() {
     local package missing=()
     for package in "$@"; do
-        dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+        has_debian_packages "$package" || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing with apt-get: ${missing[*]}"
@@ -56,7 +64,7 @@ need_debian_packages() {
     has apt-get || not_run "needs $*, installed by apt-get, which this host lacks"
     local package
     for package in "$@"; do
-        dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed && continue
+        has_debian_packages "$package" && continue
         is_root || not_run "needs the Debian package $package, and installing it needs root"
     done
     apt_install "$@"

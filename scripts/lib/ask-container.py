@@ -3,6 +3,7 @@
 ask-container.py URL ready                      waits until a sandbox can be started
 ask-container.py URL examples DIRECTORY         sends every request of docs/examples
 ask-container.py URL hostile                    sends guests that attack, and looks whether the daemon minds
+ask-container.py URL warm                       waits until Python and shell no longer start cold
 ask-container.py URL stop-meanwhile COMMAND...  starts runs, then the command; every caller must be answered
 ask-container.py URL reported URL               runs something, and waits until the control plane there shows it
 ask-container.py start-to-ready STARTED LOG     compares the runtime's stamp with the daemon's, in seconds
@@ -73,6 +74,20 @@ def examples(url, directory):
             f"{path}: {status} {json.dumps(answer)}",
         )
     print(f"{len(requests)} examples do what they show")
+
+
+def warm(url):
+    deadline = time.monotonic() + PATIENCE
+    for language, code in {"python": "def handler(event):\n    return event", "shell": "true"}.items():
+        while True:
+            status, answer = execute(url, language=language, code=code)
+            must((status, answer.get("status")) == (200, "completed"), f"{language}: {status} {answer}")
+            start = answer["metrics"]["start"]
+            if start != "cold":
+                break
+            must(time.monotonic() < deadline, f"{language} starts cold: {ask(url + '/info')[1]['warm_pools']}")
+            time.sleep(0.2)
+        print(f"{language} starts {start}")
 
 
 def hostile(url):
@@ -166,6 +181,8 @@ if __name__ == "__main__":
             ready(url)
         case [url, "examples", directory]:
             examples(url, directory)
+        case [url, "warm"]:
+            warm(url)
         case [url, "hostile"]:
             hostile(url)
         case [url, "reported", control_plane]:

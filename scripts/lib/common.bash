@@ -34,17 +34,26 @@ as_root() {
     fi
 }
 
+# Are all of the named Debian packages installed?
+has_debian_packages() {
+    local package
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || return 1
+    done
+}
+
 # Installs those of the named Debian packages that are missing. Package lists are refreshed only when the first
 # attempt fails (an empty or outdated list), because that is the slow part.
 apt_install() {
     local package missing=()
     for package in "$@"; do
-        dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+        has_debian_packages "$package" || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing with apt-get: ${missing[*]}"
+    # Somebody else who installs is waited for: a host may do so by itself.
     local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
-        -o Dpkg::Use-Pty=0 "${missing[@]}")
+        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "${missing[@]}")
     as_root "${install[@]}" >/dev/null 2>&1 && return 0
     as_root apt-get update -qq
     as_root "${install[@]}" >/dev/null
@@ -55,8 +64,19 @@ need_debian_packages() {
     has apt-get || not_run "needs $*, installed by apt-get, which this host lacks"
     local package
     for package in "$@"; do
-        dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed && continue
+        has_debian_packages "$package" && continue
         is_root || not_run "needs the Debian package $package, and installing it needs root"
     done
     apt_install "$@"
+}
+
+# For stages that run what was compiled: target/bundle is there afterwards. Under scripts/test it is there already.
+need_build() { [ -n "${SANDBOX_EXECUTOR_BUILT-}" ] || "$(dirname "${BASH_SOURCE[0]}")/../ci/build"; }
+
+# Makes a Python environment for a tool, in a directory below target: this installs nothing for the user.
+make_venv() {
+    has python3 || not_run "needs python3"
+    # Debian keeps the part that makes environments in a package of its own.
+    python3 -c 'import ensurepip' 2>/dev/null || need_debian_packages python3-venv
+    python3 -m venv "$1"
 }

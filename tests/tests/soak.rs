@@ -16,7 +16,7 @@ use std::{
 use reqwest::Client;
 use serde_json::{Value, json};
 use support::{
-    alive,
+    PATIENCE, alive,
     daemon::{Answer, Daemon, marker, request_with},
 };
 use tokio::{
@@ -317,7 +317,7 @@ async fn at_rest(daemon: &Daemon) -> Holdings {
 /// Waits until the daemon holds what it held before, or for so long that it never will. Connections that broke off
 /// linger for a while, and abandoned guests are about to die.
 async fn settles(daemon: &Daemon, before: &Holdings) -> Holdings {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let holdings = Holdings::of(daemon);
         if holdings == *before || Instant::now() > deadline {

@@ -118,14 +118,14 @@ async fn it_shows_what_runs_and_what_it_came_to() {
 
 #[tokio::test]
 async fn a_run_whose_daemon_died_is_lost_after_a_while() {
-    let reference = Reference::start(Duration::from_secs(3)).await;
+    let reference = Reference::start(Duration::from_secs(6)).await;
     let mut daemon = daemon(&reference);
     let run = request("shell", "touch begun; sleep 60");
     let answer = tokio::spawn(daemon.post(&run).send());
     appears(&daemon.file("begun")).await;
     let seen = reference.shows("running").await;
     // With heartbeats it stays what it is for longer than it would take to be lost.
-    let beats = seen["heartbeats"].as_i64().unwrap() + 5;
+    let beats = seen["heartbeats"].as_i64().unwrap() + 8;
     let mut now = seen;
     while now["heartbeats"].as_i64().unwrap() < beats {
         now = reference.shows("running").await;

@@ -8,9 +8,9 @@ use std::{io, time::Duration};
 pub(crate) struct Entry {
     pub pid: i32,
     pub parent: i32,
-    /// Its process group.
-    pub group: i32,
-    /// Its session; `None` where it has ended since it was listed.
+    /// Its process group; `None` where its leader is outside of our process namespace.
+    pub group: Option<i32>,
+    /// Its session; `None` where its leader is outside of our process namespace, or it has ended since it was listed.
     pub session: Option<i32>,
     /// The user that it runs as.
     pub user: u32,
@@ -22,6 +22,12 @@ pub(crate) struct Entry {
     pub started: String,
     /// Dead, and not yet waited for.
     pub is_zombie: bool,
+}
+
+/// The number of a group or session, as the kernel tells it: zero stands for all those that have no number here, and so
+/// makes nobody kin.
+fn known(id: i32) -> Option<i32> {
+    (id != 0).then_some(id)
 }
 
 /// Lists all processes. Blocks for a millisecond on Linux, ten or so on macOS.
@@ -40,7 +46,7 @@ pub(crate) fn list() -> io::Result<Vec<Entry>> {
 mod proc {
     use std::{fs, io, os::unix::fs::MetadataExt, time::Duration};
 
-    use super::Entry;
+    use super::{Entry, known};
 
     /// Clock ticks per second in /proc: `USER_HZ`, 100 on every architecture that Linux runs Rust on (proc(5)).
     const TICKS: u64 = 100;
@@ -69,8 +75,8 @@ mod proc {
         Some(Entry {
             pid,
             parent: id(4)?,
-            group: id(5)?,
-            session: id(6),
+            group: known(id(5)?),
+            session: known(id(6)?),
             user,
             memory: number(24)? * page,
             cpu: Duration::from_millis(ticks * 1000 / TICKS),
@@ -86,7 +92,7 @@ mod ps {
 
     use nix::unistd::Pid;
 
-    use super::Entry;
+    use super::{Entry, known};
 
     /// By its path: nobody's PATH decides what runs outside of the sandbox.
     const PS: &str = "/bin/ps";
@@ -121,7 +127,7 @@ mod ps {
     fn with_session(entry: Entry) -> Entry {
         let session = nix::unistd::getsid(Some(Pid::from_raw(entry.pid)));
         Entry {
-            session: session.ok().map(Pid::as_raw),
+            session: session.ok().and_then(|id| known(id.as_raw())),
             ..entry
         }
     }
@@ -142,7 +148,7 @@ mod ps {
         (!started.is_empty()).then(|| Entry {
             pid,
             parent,
-            group,
+            group: known(group),
             session: None,
             user: u32::try_from(user.rem_euclid(1 << 32)).unwrap_or(u32::MAX),
             memory: kibibytes << 10,
@@ -182,7 +188,7 @@ mod ps {
                 Entry {
                     pid: 412,
                     parent: 399,
-                    group: 412,
+                    group: Some(412),
                     session: None,
                     user: 501,
                     memory: 4 << 20,
@@ -224,25 +230,54 @@ mod ps {
 mod tests {
     use super::*;
 
-    /// Ourselves, as the kernel knows us.
-    fn us(entries: &[Entry]) -> Entry {
-        let pid = rustix::process::getpid().as_raw_nonzero().get();
-        entries
-            .iter()
-            .find(|entry| entry.pid == pid)
-            .unwrap()
-            .clone()
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+
+    fn of(entries: &[Entry], pid: i32) -> Entry {
+        let found = entries.iter().find(|entry| entry.pid == pid);
+        found.unwrap().clone()
     }
 
+    fn us(entries: &[Entry]) -> Entry {
+        of(entries, nix::unistd::getpid().as_raw())
+    }
+
+    /// Whoever started us may be outside of our process namespace, and the kernel's number for that is zero.
     #[test]
     fn we_are_listed_as_we_are() {
         let us = us(&list().unwrap());
-        let id = |pid: rustix::process::Pid| pid.as_raw_nonzero().get();
-        assert_eq!(us.parent, id(rustix::process::getppid().unwrap()));
-        assert_eq!(us.group, id(rustix::process::getpgrp()));
-        assert_eq!(us.session, Some(id(rustix::process::getsid(None).unwrap())));
+        assert_eq!(us.parent, nix::unistd::getppid().as_raw());
+        assert_eq!(us.group, known(nix::unistd::getpgrp().as_raw()));
+        let session = nix::unistd::getsid(None).unwrap();
+        assert_eq!(us.session, known(session.as_raw()));
         assert_eq!(us.user, rustix::process::geteuid().as_raw());
         assert!(us.memory > 100 << 10 && !us.is_zombie, "{us:?}");
+    }
+
+    /// A group and a session that have a number wherever this runs.
+    #[test]
+    fn the_leader_of_a_session_is_listed_as_one() {
+        let mut leader = Command::new("setsid")
+            .args(["sh", "-c", "echo; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Once it speaks, it leads.
+        let mut line = String::new();
+        let mut output = BufReader::new(leader.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+
+        let pid = leader.id().cast_signed();
+        for entries in [proc::list().unwrap(), ps::list().unwrap()] {
+            let found = of(&entries, pid);
+            assert_eq!(found.parent, nix::unistd::getpid().as_raw());
+            assert_eq!((found.group, found.session), (Some(pid), Some(pid)));
+        }
+        drop(leader.stdin.take());
+        assert!(leader.wait().unwrap().success());
     }
 
     /// This host's ps is not macOS's, but takes the same options.
@@ -266,9 +301,21 @@ mod tests {
     fn a_name_with_everything_in_it_misleads_nobody() {
         let stat = "7 (a) Z 1 (b) R 3 4 5 0 -1 0 0 0 0 0 150 50 0 0 20 0 1 0 777 4096 25 0";
         let entry = proc::parse(7, 501, stat, 4096).unwrap();
-        assert_eq!((entry.parent, entry.group, entry.session), (3, 4, Some(5)));
+        assert_eq!(
+            (entry.parent, entry.group, entry.session),
+            (3, Some(4), Some(5))
+        );
         assert_eq!((entry.memory, entry.started.as_str()), (25 * 4096, "777"));
         assert_eq!(entry.cpu, Duration::from_secs(2));
         assert!(!entry.is_zombie);
+    }
+
+    #[test]
+    fn leaders_outside_of_the_namespace_are_nobody() {
+        let stat = "7 (sh) S 0 0 0 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 777 4096 25 0";
+        let entry = proc::parse(7, 501, stat, 4096).unwrap();
+        assert_eq!((entry.group, entry.session), (None, None));
+        let entry = ps::parse("7 0 0 501 4 0:00 S Tue Nov 24 02:00:01 2026").unwrap();
+        assert_eq!((entry.group, entry.session), (None, None));
     }
 }

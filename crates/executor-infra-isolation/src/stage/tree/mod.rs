@@ -103,10 +103,10 @@ impl Tree {
                 if known
                     || members.contains(&entry.parent)
                     || entry.session.is_some_and(|id| sessions.contains(&id))
-                    || groups.contains(&entry.group)
+                    || entry.group.is_some_and(|id| groups.contains(&id))
                 {
                     members.insert(entry.pid);
-                    groups.insert(entry.group);
+                    groups.extend(entry.group);
                     sessions.extend(entry.session);
                 }
             }
@@ -163,7 +163,7 @@ mod tests {
         Entry {
             pid,
             parent,
-            group,
+            group: Some(group),
             session: Some(session),
             user: 501,
             memory: 10,
@@ -260,5 +260,25 @@ mod tests {
         });
         processes.push(entry(104, 101, 104, 104));
         assert_eq!(found(&tree, &processes), [104]);
+    }
+
+    /// Where a container looks at processes that were started from outside of it.
+    #[test]
+    fn those_without_a_group_and_a_session_are_not_kin_of_each_other() {
+        let outsider = |pid, parent| Entry {
+            group: None,
+            session: None,
+            ..entry(pid, parent, 0, 0)
+        };
+        let mut processes = others();
+        processes.extend([outsider(101, KEEPER), outsider(102, 101), outsider(200, 0)]);
+        let mut tree = Tree::led_by(KEEPER);
+        assert_eq!(found(&tree, &processes), [0; 0]);
+
+        // One that is a member by descent draws its children in, and nobody else.
+        processes.push(entry(103, KEEPER, 103, KEEPER));
+        processes.push(outsider(104, 103));
+        tree.look(&processes);
+        assert_eq!(found(&tree, &processes), [103, 104]);
     }
 }

@@ -112,6 +112,11 @@ impl Engine {
         })
     }
 
+    /// The isolate that is running.
+    pub(super) fn isolate(&self) -> Handle {
+        (self.current_isolate)()
+    }
+
     /// Has Node end in [`end_with`].
     pub(super) fn end_without_teardown(&self) -> Result<(), Failure> {
         let context = (self.current_context)((self.current_isolate)());

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::{OwnedFd, RawFd},
+    time::{Duration, Instant},
 };
 
 use crate::{protocol::LIBRARY, system};
@@ -17,6 +18,37 @@ pub(super) fn share_memory() -> io::Result<()> {
         unsafe { libc::madvise(address, end - start, libc::MADV_DOFORK) };
     }
     Ok(())
+}
+
+/// How long to wait for a thread that has nothing to do.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until every other thread of this process waits for something: one that does not could hold a lock, of which a fork
+/// would have a copy that nobody opens.
+pub(super) fn wait_for_threads() -> io::Result<()> {
+    let own = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let since = Instant::now();
+    loop {
+        let mut all_wait = true;
+        for entry in fs::read_dir("/proc/self/task")? {
+            let entry = entry?;
+            let status = fs::read_to_string(entry.path().join("stat"))?;
+            all_wait &= entry.file_name().to_str() == Some(&own) || sleeps(&status);
+        }
+        if all_wait {
+            return Ok(());
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Whether a line of `/proc/<pid>/stat` is that of a thread which waits (proc(5)): its state follows its name, in brackets.
+fn sleeps(stat: &str) -> bool {
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| rest.starts_with('S'))
 }
 
 /// The addresses at the start of a line of `/proc/self/maps`.
@@ -69,6 +101,14 @@ pub(crate) fn replace_descriptors() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_sleeps_by_its_state_and_not_by_its_name() {
+        assert!(sleeps("7 (node) S 1 7 7"));
+        assert!(!sleeps("7 (node) R 1 7 7"));
+        assert!(!sleeps("7 (a) S b) R 1 7 7"));
+        assert!(!sleeps(""));
+    }
 
     #[test]
     fn a_line_of_maps_starts_with_a_range() {

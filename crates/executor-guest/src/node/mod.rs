@@ -6,6 +6,7 @@
 
 mod engine;
 mod inherit;
+mod worker;
 
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
@@ -128,6 +129,8 @@ fn prepare(env: Handle) -> Result<Engine, Failure> {
             .map_err(std::io::Error::from)
             .step("watch for the end");
     }
+    worker::take_over(engine.isolate())?;
+    inherit::wait_for_threads().step("wait for Node's threads")?;
     inherit::share_memory().step("share memory with guests")?;
     Ok(engine)
 }

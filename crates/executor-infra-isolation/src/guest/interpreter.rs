@@ -145,7 +145,6 @@ impl Interpreter {
                 "--v8-pool-size=1",
                 // What was compiled before the fork is not to be compiled after it.
                 "--no-flush-bytecode",
-                "--expose-gc",
                 "--experimental-vm-modules",
                 "-e",
                 NODE_ZYGOTE,

@@ -367,6 +367,24 @@ mod tests {
     }
 
     #[test]
+    fn packages_are_names_and_no_paths() {
+        assert_eq!(
+            node_packages("lodash, @babel/core,,date-fns/addDays"),
+            Ok(vec![
+                "lodash".into(),
+                "@babel/core".into(),
+                "date-fns/addDays".into()
+            ])
+        );
+        assert_eq!(node_packages(""), Ok(vec![]));
+        for bad in [
+            "./x", "/etc/x", "../x", "a/../b", "a b", "@scope", "a/", "fs;", "@/x",
+        ] {
+            assert!(node_packages(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn guests_are_never_root() {
         assert_eq!(unprivileged_id("1"), Ok(1));
         for bad in ["0", "4294967295", "-1", "nobody"] {

@@ -505,7 +505,7 @@ process.on('beforeExit', () => {
   act?.();
 });
 process.on('exit', (status) => {
-  if (typeof noteExit === 'function') noteExit(status);
+  receive.noteExit?.(status); // in a warm start
   if (uncaught) send('X', JSON.stringify(uncaught));
   else if (isScript && status === 0) send('R', 'null');
   else send('Q', String(status & 0xff));

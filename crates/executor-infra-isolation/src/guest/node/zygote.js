@@ -30,11 +30,13 @@
   const source = receive("B").slice(1);
   const packages = receive("P").split(" ").filter(Boolean);
   const options = { filename: "sandbox-executor-runner.js" };
-  const runner = vm.compileFunction(source, ["require", "receive", "noteExit"], options);
+  const runner = vm.compileFunction(source, ["require", "receive"], options);
 
   // Nothing of a workspace may be looked at: Node remembers what it has not found.
   const load = Module.createRequire("/usr/zygote.js");
   const atFirst = threads();
+  const active = () => process.getActiveResourcesInfo?.().length;
+  const activeAtFirst = active();
   for (const name of packages) {
     try {
       load(name);
@@ -42,6 +44,7 @@
       refuse(`${name} cannot be loaded: ${error}`);
     }
     if (threads() > atFirst) refuse(`${name} cannot be loaded: it starts threads, which a fork does not have`);
+    if (active() !== activeAtFirst) refuse(`${name} cannot be loaded: it starts something that does not end`);
   }
   // Where a package was found is where guests that have none of that name in their workspace find it.
   Module._pathCache = Object.create(null);
@@ -51,19 +54,23 @@
     load(name);
   }
 
-  // Runs small jobs from beginning to end, so that what is made on first use is there. Nobody gets their answers.
-  const warmUp = async () => {
+  // Small jobs that use what most guests use. The first prints nothing that could be seen.
+  const JOBS = [
+    "exports.handler = async (event, context) => { process.stdout.write(''); process.stderr.write(''); return { event } }",
+    "import os from 'node:os'; export const handler = (event) => [event, new Date().toISOString(), typeof os.cpus]",
+    "function handler(event, context, callback) { context.callbackWaitsForEmptyEventLoop = false; callback(null, 1) }",
+    "exports.handler = () => { console.log('warm', { a: [1] }); throw new Error('warm') }",
+    "exports.handler = async () => (await import('node:path')).sep",
+  ];
+
+  // Runs jobs from beginning to end, so that what is made on first use is there. Nobody gets their answers.
+  const warmUp = async (jobs) => {
     const names = ["stdout", "stderr"];
     const { reallyExit } = process;
     const { writeSync } = fs;
+    const events = ["uncaughtExceptionMonitor", "beforeExit", "exit"];
+    const listeners = new Map(events.map((event) => [event, process.rawListeners(event)]));
     const before = names.map((name) => Object.getOwnPropertyDescriptor(process, name));
-    const jobs = [
-      "exports.handler = async (event, context) => { console.log('warm'); process.stderr.write(''); return { event } }",
-      "import os from 'node:os'; export const handler = (event) => [event, new Date().toISOString(), typeof os.cpus]",
-      "const { promisify } = require('util'); function handler(event, context, callback) { context.callbackWaitsForEmptyEventLoop = false; callback(null, promisify.name) }",
-      "exports.handler = () => { throw new Error('warm') }",
-      "exports.handler = async () => (await import('node:path')).sep",
-    ];
     fs.writeSync = (_fd, bytes) => bytes.length;
     try {
       for (const code of jobs) {
@@ -73,7 +80,11 @@
           process.reallyExit = ended;
           runner(ours, (kind) => frames[kind]);
         });
-        for (const event of ["uncaughtExceptionMonitor", "beforeExit", "exit"]) process.removeAllListeners(event);
+        for (const [event, earlier] of listeners) {
+          for (const listener of process.rawListeners(event)) {
+            if (!earlier.includes(listener)) process.removeListener(event, listener);
+          }
+        }
       }
     } finally {
       fs.writeSync = writeSync;
@@ -113,6 +124,8 @@
     });
   };
 
+  const unwarmed = (error) => refuse(`the runner cannot be warmed up: ${error.stack}`);
+
   const serve = () => {
     const guest = { exports: {} };
     process.dlopen(guest, "/proc/self/fd/4");
@@ -120,9 +133,10 @@
     if (fork === undefined) refuse("this Node has another Node-API");
     if (threads() > atFirst) refuse("something has started threads, which a fork does not have");
     noteExitCode(leave);
-    const { gc } = globalThis;
-    delete globalThis.gc;
-    ours("v8").setFlagsFromString("--no-expose-gc");
+    const v8 = ours("v8");
+    v8.setFlagsFromString("--expose-gc");
+    const gc = vm.runInNewContext("gc");
+    v8.setFlagsFromString("--no-expose-gc");
     gc();
     gc();
     const pid = fork();
@@ -134,13 +148,14 @@
       for (let count = 0; count < 128; count += 1) crypto.randomUUID();
       for (let count = 0; count < 1024; count += 1) crypto.randomInt(2);
     }
-    if (getJob() !== 0) refuse("the guest got no job");
-    runner(ours, receive, leave);
+    // Once more, so that memory that every guest writes to is the guest's own before it has its job.
+    warmUp(JOBS.slice(0, 1)).then(() => {
+      if (getJob() !== 0) refuse("the guest got no job");
+      receive.noteExit = leave;
+      process.nextTick(runner, ours, receive);
+    }, unwarmed);
   };
 
   // As in bootstrap.js, guests start from a tick of Node's first round.
-  warmUp().then(
-    () => process.nextTick(serve),
-    (error) => refuse(`the runner cannot be warmed up: ${error.stack}`),
-  );
+  warmUp(JOBS).then(() => process.nextTick(serve), unwarmed);
 }

@@ -41,7 +41,6 @@ struct NodeApi {
         *mut *mut c_void,
     ) -> c_int,
     get_value_int32: extern "C" fn(Handle, Handle, *mut i32) -> c_int,
-    create_int32: extern "C" fn(Handle, i32, *mut Handle) -> c_int,
     add_env_cleanup_hook: extern "C" fn(Handle, extern "C" fn(*mut c_void), *mut c_void) -> c_int,
 }
 
@@ -57,8 +56,6 @@ impl NodeApi {
             get_cb_info: unsafe { function(c"napi_get_cb_info") }?,
             // SAFETY: as above.
             get_value_int32: unsafe { function(c"napi_get_value_int32") }?,
-            // SAFETY: as above.
-            create_int32: unsafe { function(c"napi_create_int32") }?,
             // SAFETY: as above.
             add_env_cleanup_hook: unsafe { function(c"napi_add_env_cleanup_hook") }?,
         })
@@ -160,10 +157,13 @@ extern "C" fn leave(env: Handle, call: Handle) -> Handle {
     ptr::null_mut()
 }
 
+/// Looked up by itself: this is on the way of every job.
 fn number(env: Handle, number: i32) -> Handle {
+    type Create = extern "C" fn(Handle, i32, *mut Handle) -> c_int;
     let mut value = ptr::null_mut();
-    if let Ok(node) = NodeApi::find() {
-        (node.create_int32)(env, number, &raw mut value);
+    // SAFETY: as in `NodeApi::find`.
+    if let Ok(create) = unsafe { function::<Create>(c"napi_create_int32") } {
+        create(env, number, &raw mut value);
     }
     value
 }

@@ -56,7 +56,7 @@
       refuse(`${name} cannot be loaded: ${error}`);
     }
     if (threads() > atFirst) refuse(`${name} cannot be loaded: it starts threads, which a fork does not have`);
-    if (active().length > activeAtFirst) refuse(`${name} cannot be loaded: it leaves something to be waited for: ${active()}`);
+    if (active().length > activeAtFirst) refuse(`${name} cannot be loaded: it leaves something to be waited for (${active()})`);
   }
   // Where a package was found is where guests that have none of that name in their workspace find it.
   Module._pathCache = Object.create(null);

@@ -122,9 +122,8 @@ fn prepare(env: Handle) -> Result<Engine, Failure> {
     let node = NodeApi::find()?;
     let hooked = (node.add_env_cleanup_hook)(env, engine::end_by_itself, ptr::null_mut());
     if hooked != 0 {
-        return Err(std::io::ErrorKind::Unsupported)
-            .map_err(std::io::Error::from)
-            .step("watch for the end");
+        return Err(std::io::Error::from(std::io::ErrorKind::Unsupported))
+            .step("watch for the end of Node");
     }
     worker::take_over(engine.isolate())?;
     inherit::wait_for_threads().step("wait for Node's threads")?;

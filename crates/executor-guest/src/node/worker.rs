@@ -63,18 +63,21 @@ extern "C" fn call_on_worker_thread(_platform: Handle, task: *mut Handle) {
     // SAFETY: a `unique_ptr` is passed by the address of one that the caller destroys: it has the task's address in it, or
     // null once the task is somebody else's.
     let task = Task(unsafe { task.replace(std::ptr::null_mut()) });
+    queue(task, || {
+        let builder = thread::Builder::new().stack_size(STACK_BYTES);
+        builder.spawn(run_tasks).is_ok()
+    });
+}
+
+/// Queues a task for a thread that is started when there is none; or runs it, where none can be had.
+fn queue(task: Task, start_thread: impl FnOnce() -> bool) {
     let mut work = work();
     work.outstanding += 1;
-    work.tasks.push_back(task);
-    if !work.has_thread {
-        let started = thread::Builder::new()
-            .stack_size(STACK_BYTES)
-            .spawn(run_tasks);
-        work.has_thread = started.is_ok();
-    }
+    work.has_thread = work.has_thread || start_thread();
     if work.has_thread {
+        work.tasks.push_back(task);
         CHANGED.notify_all();
-    } else if let Some(task) = work.tasks.pop_back() {
+    } else {
         // The guest has as many threads as it may have. V8 holds no lock of its own here.
         drop(work);
         task.run();
@@ -169,4 +172,49 @@ pub(super) fn take_over(isolate: Handle) -> Result<(), Failure> {
     // SAFETY: as above; the copy stays for ever, and nobody else looks at the platform now: this is the only thread that runs.
     unsafe { place.write(copy[BEFORE..].as_ptr()) };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        ptr,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    static RAN: AtomicUsize = AtomicUsize::new(0);
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn never(_task: Handle) {
+        unreachable!("the destructor that does not free");
+    }
+    extern "C" fn free(_task: Handle) {
+        FREED.fetch_add(1, Ordering::SeqCst);
+    }
+    extern "C" fn run(_task: Handle) {
+        RAN.fetch_add(1, Ordering::SeqCst);
+    }
+
+    static TABLE: TaskTable = [never, free, run];
+
+    /// What is shared by all of the process, in one test.
+    #[test]
+    fn tasks_are_run_and_freed_once_by_whoever_can() {
+        // An object with virtual functions and nothing else.
+        let mut object = ptr::from_ref(&TABLE);
+        let task: Handle = ptr::from_mut(&mut object).cast();
+        queue(Task(task), || false);
+        assert_eq!((RAN.load(Ordering::SeqCst), work().outstanding), (1, 0));
+
+        for _ in 0..3 {
+            let mut owner = task;
+            call_on_worker_thread(ptr::null_mut(), &raw mut owner);
+            assert!(owner.is_null(), "the task is ours");
+        }
+        // Nothing here has Node's own function, which is called where there is one.
+        drain_tasks(ptr::null_mut(), ptr::null_mut());
+        assert_eq!(RAN.load(Ordering::SeqCst), 4);
+        assert_eq!(FREED.load(Ordering::SeqCst), 4);
+    }
 }

@@ -187,12 +187,11 @@ async fn prove(
     let mut first = Some(slot);
     let mut jury = Jury::default();
     for trial in trial::of(language) {
-        let slot = match first.take() {
-            Some(slot) => slot,
-            None => {
-                let forked = zygote.fork(engine, limits, false).await;
-                forked.map_err(|error| chain(&error))?.0
-            }
+        let slot = if let Some(slot) = first.take() {
+            slot
+        } else {
+            let forked = zygote.fork(engine, limits, false).await;
+            forked.map_err(|error| chain(&error))?.0
         };
         let prepared = runtime.prepare(
             trial.job(language, limits)?,

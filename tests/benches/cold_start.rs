@@ -60,7 +60,7 @@ const SUBJECTS: [Subject; 3] = [
         hello: "exports.handler = () => 'hello'",
         nothing: &["-e", "0"],
         promised: 1.3,
-        promised_warm: None,
+        promised_warm: Some(0.04),
     },
     Subject {
         language: "shell",

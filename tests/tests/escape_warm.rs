@@ -43,6 +43,8 @@ mod processes;
 mod protocol;
 #[path = "escape/residue.rs"]
 mod residue;
+#[path = "escape/residue_of_node.rs"]
+mod residue_of_node;
 #[path = "escape/resources.rs"]
 mod resources;
 mod support;

@@ -101,7 +101,7 @@ pub(crate) fn become_guest() -> i32 {
     }
 }
 
-fn fail(failure: &Failure) -> ! {
+pub(crate) fn fail(failure: &Failure) -> ! {
     // Nobody is left to tell if this fails too.
     let _ = writeln!(std::io::stderr(), "sandbox-executor: {failure}");
     system::exit(FAILED)

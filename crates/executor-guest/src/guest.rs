@@ -7,6 +7,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::{
     init::Streams,
+    node,
     protocol::{self, CHANNEL, Inspection, JobSpec, Report, ZygoteSpec},
     socket,
     system::{self, ChildSignal, LINE},
@@ -43,7 +44,11 @@ pub(crate) fn wall_in(
     rustix::stdio::dup2_stderr(&streams.stderr).step("connect the guest")?;
     system::place(&streams.channel, CHANNEL, true).step("connect the guest")?;
     drop((nothing, streams));
-    system::close_range(LINE + 1, u32::MAX).step("close inherited descriptors")?;
+    if spec.has_event_loop {
+        node::replace_descriptors().step("replace inherited descriptors")?;
+    } else {
+        system::close_range(LINE + 1, u32::MAX).step("close inherited descriptors")?;
+    }
 
     // A user namespace of its own, in which it is an ordinary user. The mounts belong to that of the init, so no capability
     // in this one has power over them; and it is the last, because the init's may have one below it.

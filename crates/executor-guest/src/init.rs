@@ -2,7 +2,7 @@
 
 use std::{
     mem::ManuallyDrop,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use nix::{
@@ -140,6 +140,9 @@ fn divide(
         Side::Child => {
             system::place(&theirs, LIBRARY, false).step("make a line to the init")?;
             drop((ours, theirs));
+            // By its number: see `run`.
+            let number = control.as_raw_fd().cast_unsigned();
+            system::close_range(number, number).step("leave the daemon to the init")?;
             match guest::wall_in(spec, signal, streams, inspect) {
                 Ok(guest) => Ok(Half::Guest(guest)),
                 Err(failure) => guest::give_up(&failure),

@@ -26,6 +26,8 @@ mod guest;
 #[cfg(target_os = "linux")]
 mod init;
 #[cfg(target_os = "linux")]
+mod node;
+#[cfg(target_os = "linux")]
 mod socket;
 #[cfg(target_os = "linux")]
 mod system;
@@ -38,3 +40,5 @@ mod zygote;
 pub use bash::{Builtin, executor_guest_struct};
 #[cfg(target_os = "linux")]
 pub use entry::{executor_guest_fork, executor_guest_take, executor_guest_wait};
+#[cfg(target_os = "linux")]
+pub use node::napi_register_module_v1;

@@ -50,6 +50,8 @@ pub struct ZygoteSpec {
     pub workspace: String,
     /// Whether guests keep their channel; shells have none.
     pub has_channel: bool,
+    /// Whether the interpreter has an event loop, whose descriptors guests replace and do not close.
+    pub has_event_loop: bool,
 }
 
 /// A memory file system of a slot.

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use crate::{
     guest::Guest,
     init::{self, Slot},
+    node,
     protocol::{self, FORK, FORK_AND_INSPECT, FORKED, NOT_FORKED, READY, ZygoteSpec},
     socket,
     system::{self, ChildSignal, Side},
@@ -36,6 +37,9 @@ impl Zygote {
                 nix::unistd::getegid().as_raw(),
             ),
         };
+        if zygote.spec.has_event_loop {
+            node::mark_descriptors().step("mark the interpreter's descriptors")?;
+        }
         socket::send(channel, &[READY], None).step("say that the zygote is ready")?;
         Ok(Some(zygote))
     }

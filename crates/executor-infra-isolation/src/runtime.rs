@@ -164,6 +164,17 @@ impl Runtime {
     fn argv(&self, memory_limit_mb: u64, script: &str) -> Vec<String> {
         let mut argv = words(self.interpreter.command_with(script));
         argv.splice(1..1, self.options.iter().cloned());
+        self.with_heap(argv, memory_limit_mb)
+    }
+
+    /// The words that start a zygote whose guests may use this much memory; `None`: this interpreter cannot be one.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn zygote_argv(&self, memory_limit_mb: u64) -> Option<Vec<String>> {
+        let command = self.interpreter.zygote_command()?;
+        Some(self.with_heap(words(command), memory_limit_mb))
+    }
+
+    fn with_heap(&self, mut argv: Vec<String>, memory_limit_mb: u64) -> Vec<String> {
         if self.language() == Language::JavaScript {
             // V8 sizes its heap by the machine's memory and would meet the cgroup's limit before it collects garbage.
             // The rest is for buffers, code and stacks, which live outside of that heap.

@@ -59,13 +59,21 @@ pub(crate) async fn bwrap() -> BwrapSandbox {
 /// The same, with every language warm that can be, and these packages of Python imported.
 #[cfg(target_os = "linux")]
 pub(crate) async fn preloaded_bwrap(packages: &[&str]) -> BwrapSandbox {
+    bwrap_with_packages(packages, &[]).await
+}
+
+/// The same, with packages of Python and of Node loaded.
+#[cfg(target_os = "linux")]
+pub(crate) async fn bwrap_with_packages(python: &[&str], node: &[&str]) -> BwrapSandbox {
+    let names = |packages: &[&str]| packages.iter().map(|name| (*name).to_owned()).collect();
     let config = BwrapConfig {
         stages: executable(),
         // Always as many, so that what the daemon holds can be compared.
         warm: WarmOptions {
             min_slots: 4,
             max_slots: 4,
-            python_preload: packages.iter().map(|name| (*name).to_owned()).collect(),
+            python_preload: names(python),
+            node_preload: names(node),
             ..WarmOptions::default()
         },
         ..BwrapConfig::new(limits(|_| {}))

@@ -9,6 +9,7 @@ mod probe;
 pub(crate) mod process;
 mod remedy;
 pub(crate) mod spawner;
+mod trial;
 mod walls;
 mod warm;
 mod zygote;

@@ -2,16 +2,19 @@
 
 use std::{num::NonZero, sync::Arc, time::Duration};
 
-use executor_application::{CancellationToken, Job, Listener, WarmPool};
-use executor_domain::{
-    Ending, Event, ExecutionId, Language, Mode, ResourceLimit, SessionId, Source, Start,
-};
+use executor_application::{CancellationToken, Job, WarmPool};
+use executor_domain::{Language, ResourceLimit, Start};
 
-use super::{engine::Engine, probe::own_namespaces, walls};
+use super::{
+    engine::Engine,
+    probe::own_namespaces,
+    trial::{self, ANY_DIRECTORY, Jury},
+    walls,
+};
 use crate::{
     guest::channel::frame,
     outcome::{Program, judge},
-    runtime::{Runtime, Stage, Surroundings, words},
+    runtime::{Runtime, Stage, Surroundings},
     warm::{
         WarmOptions,
         environment::needed_at_start,
@@ -81,6 +84,11 @@ impl Warm {
         if needed_at_start(language, &job.environment).is_some() {
             return None;
         }
+        // The size of V8's heap is decided when Node starts.
+        let has_other_heap = job.limits.max_memory_mb() != pool.limits().max_memory_mb();
+        if language == Language::JavaScript && has_other_heap {
+            return None;
+        }
         pool.take().await
     }
 
@@ -127,22 +135,25 @@ fn recipe(
     limits: &ResourceLimit,
     options: &WarmOptions,
 ) -> Result<Recipe, String> {
-    let command = runtime
-        .interpreter
-        .zygote_command()
-        .ok_or("this interpreter does not always end after a fork; see docs/warm-starts.md")?;
+    let argv = runtime
+        .zygote_argv(limits.max_memory_mb())
+        .ok_or("this interpreter cannot fork")?;
     let library = library::load(options.library.as_deref()).map_err(|error| error.to_string())?;
     let spec = Engine::zygote_spec(runtime.language(), limits).map_err(|error| chain(&error))?;
     let mut prologue = Vec::new();
     if let Some(bootstrap) = &runtime.bootstrap {
-        let preload = options.python_preload.join(" ");
+        let preload = match runtime.language() {
+            Language::Python => options.python_preload.join(" "),
+            Language::JavaScript => options.node_preload.join(" "),
+            Language::Shell => String::new(),
+        };
         for (kind, payload) in [(b'B', bootstrap.as_bytes()), (b'P', preload.as_bytes())] {
             prologue.extend(frame(kind, payload).map_err(|error| error.to_string())?);
         }
     }
     Ok(Recipe {
         language: runtime.language(),
-        argv: words(command),
+        argv,
         environment: Surroundings::of_bubblewrap().environment,
         script: runtime.interpreter.zygote_script(),
         prologue,
@@ -152,12 +163,10 @@ fn recipe(
     })
 }
 
-/// How long a guest of ours may take in a slot: it has nothing to do.
-const TRIAL_LIMIT: Duration = Duration::from_secs(10);
-/// A directory that every host has, to prove with that a slot gets its workspace. The guest is ours and touches nothing.
-const ANY_DIRECTORY: &str = "/usr";
+/// How long a guest of ours may take in a slot, on a machine however busy: it has next to nothing to do.
+const TRIAL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Looks at the walls of a slot from inside, and runs a guest of ours in it.
+/// Looks at the walls of a slot from inside, and runs guests of ours: one in that slot, each of the others in one of its own.
 async fn prove(
     engine: &Engine,
     mounts: &Mounts,
@@ -165,6 +174,7 @@ async fn prove(
     zygote: &Arc<Zygote>,
     limits: &ResourceLimit,
 ) -> Result<(), String> {
+    let language = runtime.language();
     let (slot, inspection) = zygote
         .fork(engine, limits, true)
         .await
@@ -174,58 +184,40 @@ async fn prove(
     if !breaches.is_empty() {
         return Err(format!("a slot does not hold: {}", breaches.join("; ")));
     }
-    let job = trial(runtime.language(), limits)?;
-    let program = Program {
-        language: job.source.language(),
-        mode: job.source.mode(),
-        limits: *limits,
-    };
-    let prepared = runtime.prepare(job, &Surroundings::of_bubblewrap(), Stage::Waiting);
-    let cancel = CancellationToken::new();
-    let run = engine.run_in(
-        slot,
-        mounts,
-        prepared.program,
-        limits,
-        Some(ANY_DIRECTORY),
-        &cancel,
-    );
-    let run = tokio::time::timeout(TRIAL_LIMIT, run)
-        .await
-        .map_err(|_| "a guest of ours did not end in a slot")?
-        .map_err(|error| chain(&error))?;
-    let outcome = judge(&program, run.finished, run.used.as_ref());
-    match outcome.ending {
-        Ending::Completed { .. } => Ok(()),
-        other => Err(format!(
-            "a guest of ours did not run in a slot: {other:?} {}",
-            String::from_utf8_lossy(&outcome.stderr.bytes)
-        )),
+    let mut first = Some(slot);
+    let mut jury = Jury::default();
+    for trial in trial::of(language) {
+        let slot = if let Some(slot) = first.take() {
+            slot
+        } else {
+            let forked = zygote.fork(engine, limits, false).await;
+            forked.map_err(|error| chain(&error))?.0
+        };
+        let prepared = runtime.prepare(
+            trial.job(language, limits)?,
+            &Surroundings::of_bubblewrap(),
+            Stage::Waiting,
+        );
+        let program = Program {
+            language,
+            mode: trial.mode,
+            limits: *limits,
+        };
+        let cancel = CancellationToken::new();
+        let run = engine.run_in(
+            slot,
+            mounts,
+            prepared.program,
+            limits,
+            Some(ANY_DIRECTORY),
+            &cancel,
+        );
+        let run = tokio::time::timeout(TRIAL_LIMIT, run)
+            .await
+            .map_err(|_| "a guest of ours did not end in a slot")?
+            .map_err(|error| chain(&error))?;
+        let outcome = judge(&program, run.finished, run.used.as_ref());
+        jury.hear(trial, &outcome)?;
     }
-}
-
-/// The job of a guest of ours.
-fn trial(language: Language, limits: &ResourceLimit) -> Result<Job, String> {
-    let code = match language {
-        Language::Python => "def handler(event):\n    return event",
-        Language::JavaScript => "exports.handler = (event) => event",
-        // A warm shell that counted lines wrong would not be one that was started for its script.
-        Language::Shell => "exit $((LINENO - 1))",
-    };
-    let said = |error: &dyn std::error::Error| error.to_string();
-    let mode = match language {
-        Language::Shell => Mode::Script,
-        Language::Python | Language::JavaScript => Mode::Handler,
-    };
-    Ok(Job {
-        execution_id: ExecutionId::parse("trial").map_err(|error| said(&error))?,
-        session_id: SessionId::parse("trial").map_err(|error| said(&error))?,
-        source: Source::parse(language, Some(mode), code).map_err(|error| said(&error))?,
-        event: Event::default(),
-        environment: executor_domain::GuestEnvironment::default(),
-        stdin: None,
-        limits: *limits,
-        workspace: ANY_DIRECTORY.into(),
-        listener: Listener::none(),
-    })
+    Ok(())
 }

@@ -27,6 +27,7 @@ pub const SHELL_ENVIRONMENT: &str = "/run/sandbox/environment.sh";
 const PYTHON_BOOTSTRAP: &str = include_str!("python/bootstrap.py");
 const PYTHON_ZYGOTE: &str = include_str!("python/zygote.py");
 const SHELL_ZYGOTE: &str = include_str!("shell/zygote.sh");
+const NODE_ZYGOTE: &str = include_str!("node/zygote.js");
 const NODE_BOOTSTRAP: &str = include_str!("node/bootstrap.js");
 
 /// The guest's environment before the caller's variables are added, which may replace any of these. Nothing is inherited
@@ -138,7 +139,16 @@ impl Interpreter {
         match self.language {
             Language::Python => Some(self.words(&["-s", "-c", PYTHON_ZYGOTE])),
             Language::Shell => Some(self.command()),
-            Language::JavaScript => None,
+            Language::JavaScript => Some(self.words(&[
+                // Threads of V8's would not be there after a fork. It starts one, whatever it is told, and leaves it idle.
+                "--single-threaded",
+                "--v8-pool-size=1",
+                // What was compiled before the fork is not to be compiled after it.
+                "--no-flush-bytecode",
+                "--experimental-vm-modules",
+                "-e",
+                NODE_ZYGOTE,
+            ])),
         }
     }
 
@@ -276,7 +286,7 @@ mod tests {
     #[test]
     fn no_word_of_a_command_is_too_long_for_the_kernel() {
         // Linux, execve(2): MAX_ARG_STRLEN, 32 pages, the closing NUL included.
-        for bootstrap in [PYTHON_BOOTSTRAP, NODE_BOOTSTRAP] {
+        for bootstrap in [PYTHON_BOOTSTRAP, NODE_BOOTSTRAP, NODE_ZYGOTE] {
             assert!(bootstrap.len() < 128 * 1024 && !bootstrap.contains('\0'));
         }
     }

@@ -30,6 +30,8 @@ pub struct WarmOptions {
     pub max_slots: usize,
     /// Python packages to import before any run, in this order.
     pub python_preload: Vec<String>,
+    /// Node packages to load before any run, in this order.
+    pub node_preload: Vec<String>,
     /// The guest library; `None`: beside this executable, or where packages put it.
     pub library: Option<PathBuf>,
 }
@@ -42,12 +44,13 @@ impl WarmOptions {
             min_slots: 0,
             max_slots: 0,
             python_preload: Vec::new(),
+            node_preload: Vec::new(),
             library: None,
         }
     }
 
     /// Languages whose warm starts pass every suite that cold ones pass. The others start cold, and say so.
-    pub const SUPPORTED: [Language; 2] = [Language::Python, Language::Shell];
+    pub const SUPPORTED: [Language; 3] = [Language::Python, Language::JavaScript, Language::Shell];
 }
 
 impl Default for WarmOptions {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use executor_application::WarmPool;
-use executor_domain::{Language, Start};
+use executor_domain::{Language, ResourceLimit, Start};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -133,6 +133,11 @@ impl Pool {
 
     pub(crate) fn language(&self) -> Language {
         self.shared.recipe.language
+    }
+
+    /// What its slots may use until a job says otherwise.
+    pub(crate) fn limits(&self) -> &ResourceLimit {
+        &self.shared.recipe.limits
     }
 
     /// A slot that is ready, or one that is made now; `None`: neither is to be had, the run has to start cold.

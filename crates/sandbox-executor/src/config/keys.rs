@@ -167,6 +167,7 @@ pub const SECTIONS: &[Section] = &[
             WARM_POOL_MIN,
             WARM_POOL_MAX,
             PYTHON_PRELOAD,
+            NODE_PRELOAD,
             GUEST_LIBRARY,
         ],
     },
@@ -451,6 +452,14 @@ pub(crate) const PYTHON_PRELOAD: Key = Key::new(
     Text,
     Unset("none"),
     "Python packages, separated by commas, that are imported before any run, so that no run pays for it: `numpy,pandas`.",
+);
+
+pub(crate) const NODE_PRELOAD: Key = Key::new(
+    "node_preload",
+    Text,
+    Unset("none"),
+    "Node packages, separated by commas, that are loaded before any run, so that no run pays for it: `lodash,@babel/core`. \
+     They are looked for in `NODE_PATH` of guests, where `npm install --global` and Debian put them.",
 );
 
 pub(crate) const GUEST_LIBRARY: Key = Key::new(

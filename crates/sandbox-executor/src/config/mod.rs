@@ -125,6 +125,8 @@ pub struct Warm {
     pub max: usize,
     /// Python packages to import before any run.
     pub python_preload: Vec<String>,
+    /// Node packages to load before any run.
+    pub node_preload: Vec<String>,
     /// The guest library; absolute. `None`: looked for.
     pub library: Option<PathBuf>,
 }
@@ -417,6 +419,9 @@ impl Reader {
             max,
             python_preload: self
                 .optional(&keys::PYTHON_PRELOAD, parse::python_modules)
+                .unwrap_or_default(),
+            node_preload: self
+                .optional(&keys::NODE_PRELOAD, parse::node_packages)
                 .unwrap_or_default(),
             library: self.optional(&keys::GUEST_LIBRARY, parse::absolute_path),
         }

@@ -91,6 +91,33 @@ pub(crate) fn python_modules(text: &str) -> Result<Vec<String>, Wrong> {
         .collect()
 }
 
+/// Names of Node packages, or of modules in them, separated by commas. No paths: what a zygote loads is the host's.
+pub(crate) fn node_packages(text: &str) -> Result<Vec<String>, Wrong> {
+    let is_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.~".contains(c))
+    };
+    let is_name = |name: &str| {
+        let (is_scoped, rest) = match name.strip_prefix('@') {
+            Some(rest) => (true, rest),
+            None => (false, name),
+        };
+        rest.split('/').all(is_part) && (!is_scoped || rest.contains('/'))
+    };
+    text.split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(|name| {
+            is_name(name).then(|| name.to_owned()).ok_or_else(|| {
+                "must be names of Node packages, separated by commas, such as lodash,@babel/core"
+                    .into()
+            })
+        })
+        .collect()
+}
+
 /// A TCP port.
 pub(crate) fn port(text: &str) -> Result<u16, Wrong> {
     text.parse().map_err(|_| {
@@ -336,6 +363,24 @@ mod tests {
         assert_eq!(python_modules(""), Ok(vec![]));
         for bad in ["numpy pandas", "a;b", "1a", "a..b", "../x"] {
             assert!(python_modules(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn packages_are_names_and_no_paths() {
+        assert_eq!(
+            node_packages("lodash, @babel/core,,date-fns/addDays"),
+            Ok(vec![
+                "lodash".into(),
+                "@babel/core".into(),
+                "date-fns/addDays".into()
+            ])
+        );
+        assert_eq!(node_packages(""), Ok(vec![]));
+        for bad in [
+            "./x", "/etc/x", "../x", "a/../b", "a b", "@scope", "a/", "fs;", "@/x",
+        ] {
+            assert!(node_packages(bad).is_err(), "{bad}");
         }
     }
 

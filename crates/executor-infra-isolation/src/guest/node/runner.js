@@ -25,6 +25,8 @@ const MAX_CAUSES = 8;
 const job = JSON.parse(receive('J'));
 const source = receive('C').replace(/^\uFEFF/, '').replace(/^#!/, '//');
 const eventText = receive('E');
+// Only for interpreters that were started before their job.
+for (const [name, value] of job.environment ?? []) process.env[name] = value;
 const isScript = job.mode === 'script';
 const deadline = monotonicMs() + job.remaining_ms;
 const directory = process.cwd();
@@ -503,6 +505,7 @@ process.on('beforeExit', () => {
   act?.();
 });
 process.on('exit', (status) => {
+  receive.noteExit?.(status); // in a warm start
   if (uncaught) send('X', JSON.stringify(uncaught));
   else if (isScript && status === 0) send('R', 'null');
   else send('Q', String(status & 0xff));

@@ -205,6 +205,12 @@ fn start(spec: &InitSpec, descriptors: VecDeque<OwnedFd>) -> Result<Pid, StageEr
         .ok_or_else(|| io::Error::other("no program"))
         .step("start the guest")?;
 
+    if spec.tenant == Tenant::Zygote {
+        // A zygote must not have the number that its guests have in their own namespaces, which is the next one:
+        // libraries with a random state of their own, such as OpenSSL, tell a fork by its number. A thread takes one too.
+        let thread = std::thread::Builder::new().spawn(|| {});
+        let _ = thread.step("use up a process number")?.join();
+    }
     let guest = Command::new(program)
         .args(arguments)
         .env_clear()

@@ -196,28 +196,28 @@ impl<'a> Sequence<'a> {
         let _ = timeout(PATIENCES[patience], is_answered(request, statuses)).await;
     }
 
+    async fn asked(&self, method: Method, path: &str) -> (u16, Value) {
+        let answer = self.send(method, path).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
     /// Whatever is under way is cancelled. Then nothing may be left but results that say so.
     async fn end(self, before: &Holdings) {
         for id in &self.ids {
-            let cancelled = self
-                .send(Method::DELETE, &format!("/executions/{id}"))
-                .send();
-            let cancelled = cancelled.await.unwrap();
-            if cancelled.status() == 404 {
+            let path = format!("/executions/{id}");
+            let (status, cancelled) = self.asked(Method::DELETE, &path).await;
+            if status == 404 {
                 continue;
             }
-            let found = self
-                .send(Method::GET, &format!("/executions/{id}"))
-                .send()
-                .await
-                .unwrap();
-            let found: Value = found.json().await.unwrap();
+            assert_eq!(status, 200, "{cancelled:#}");
+            let (status, found) = self.asked(Method::GET, &path).await;
+            assert_eq!(status, 200, "{found:#}, and before {cancelled:#}");
+            assert_eq!(found, cancelled);
             let status = found["status"].as_str().unwrap();
             assert!(!["pending", "running"].contains(&status), "{found:#}");
         }
-        let info = self.send(Method::GET, "/info").send().await.unwrap();
-        let info: Value = info.json().await.unwrap();
-        assert_eq!(info["active_executions"], 0);
+        let (_, info) = self.asked(Method::GET, "/info").await;
+        assert_eq!(info["active_executions"], 0, "{info:#}");
         for session in 0..SESSIONS {
             self.take(&Step::RemoveSession(session)).await;
         }

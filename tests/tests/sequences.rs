@@ -22,7 +22,7 @@ use support::{
     alive,
     daemon::{Daemon, marker, request, request_with},
     eventually,
-    holdings::{Holdings, settles},
+    holdings::{Holdings, at_rest, settles},
 };
 use tokio::time::timeout;
 
@@ -270,9 +270,13 @@ fn no_sequence_of_requests_leaves_anything_behind() {
         .build()
         .unwrap();
     let _entered = runtime.enter();
-    // Few places, so that some wait for one.
-    let daemon = Daemon::with(&[("MAX_CONCURRENT_EXECUTIONS", "2")]);
-    let before = Holdings::of(&daemon);
+    // Few places, so that some wait for one, and always as many slots.
+    let daemon = Daemon::with(&[
+        ("MAX_CONCURRENT_EXECUTIONS", "2"),
+        ("WARM_POOL_MIN", "2"),
+        ("WARM_POOL_MAX", "2"),
+    ]);
+    let before = runtime.block_on(at_rest(&daemon));
     let config = Config {
         cases,
         failure_persistence: None,

@@ -33,6 +33,14 @@ fn every_target_has_a_corpus_and_a_way_to_it() {
     assert_eq!(names("corpus"), targets);
     let binaries = targets.iter().map(|name| format!("{name}.rs")).collect();
     assert_eq!(names("fuzz_targets"), binaries);
+    let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
+    for target in targets {
+        let path = format!("fuzz_targets/{target}.rs");
+        assert!(manifest.contains(&format!("path = \"{path}\"")), "{path}");
+        let binary = fs::read_to_string(fuzz().join(path)).unwrap();
+        let call = format!("sandbox_executor_fuzz::{target}::target(data)");
+        assert!(binary.contains(&call), "{binary}");
+    }
 }
 
 #[test]

@@ -61,6 +61,10 @@ fn read(place: &Path, kind: u8, data: &[u8]) {
     if kind & 4 != 0 {
         environment.insert("INTERNAL_API_TOKEN".into(), SECRET.into());
     }
+    if kind & 24 == 24 {
+        let url = format!("http://user:{SECRET}@plane:8000");
+        environment.insert("CONTROL_PLANE_URL".into(), url.into());
+    }
     let sources = Sources {
         file: Some(file),
         environment,

@@ -15,7 +15,7 @@ pub(crate) struct Holdings {
     pub(crate) descriptors: usize,
     children: Vec<String>,
     cgroups: usize,
-    mounts: String,
+    mounts: Vec<String>,
 }
 
 impl Holdings {
@@ -25,9 +25,22 @@ impl Holdings {
             descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
             children: children(pid),
             cgroups: cgroups_of_runs(pid),
-            mounts: fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap(),
+            mounts: mounts(daemon),
         }
     }
+}
+
+/// What is mounted of the daemon's own directory, or by its name. Others mount on this host as well.
+fn mounts(daemon: &Daemon) -> Vec<String> {
+    let workspaces = daemon.workspaces();
+    // A name that no other directory has, wherever its file system is mounted.
+    let own = workspaces.parent().and_then(Path::file_name).unwrap();
+    let own = own.to_str().unwrap();
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", daemon.pid())).unwrap();
+    let ours = mounts
+        .lines()
+        .filter(|line| line.contains(own) || line.contains("sandbox-executor"));
+    ours.map(str::to_owned).collect()
 }
 
 /// Names of the daemon's children, the dead that it has not buried included.

@@ -9,7 +9,7 @@ use super::{
         daemon::{request, request_with},
         raw::{Raw, RawAnswer},
     },
-    watched::{EXECUTE, Watched, posted},
+    watched::{EXECUTE, Watched, numbered, posted},
 };
 
 /// Longest refusal: it names at most 20 fields, and of each name no more than a person reads.
@@ -58,7 +58,7 @@ async fn deep_and_wide_json_costs_its_bytes() {
     assert_eq!(run["status"], "completed", "{run:#}");
 
     let objects = format!("{}1{}", "{\"a\":".repeat(DEEP), "}".repeat(DEEP));
-    let wide: String = (0..200_000).map(|n| format!("\"f{n}\":0,")).collect();
+    let wide = numbered(200_000, |n| format!("\"f{n}\":0,"));
     let wide = format!("{{{wide}\"code\":\"\"}}");
     let list = format!("[{}0]", "0,".repeat(1_000_000));
     for body in [

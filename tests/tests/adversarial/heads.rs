@@ -2,7 +2,7 @@
 
 use super::{
     support::raw::Raw,
-    watched::{EXECUTE, Watched},
+    watched::{EXECUTE, Watched, numbered},
 };
 
 /// A request of no harm, to see what a connection is still good for. Its answer can be told from every other.
@@ -253,9 +253,9 @@ async fn many_requests_at_once_on_one_connection_are_answered_in_order() {
     const REQUESTS: usize = 1000;
     let watched = Watched::start().await;
     let mut connection = Raw::to(&watched.daemon).await;
-    let requests: String = (0..REQUESTS)
-        .map(|n| format!("GET /x HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: r{n}\r\n\r\n"))
-        .collect();
+    let requests = numbered(REQUESTS, |n| {
+        format!("GET /x HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: r{n}\r\n\r\n")
+    });
     connection.send(requests.as_bytes()).await;
     for n in 0..REQUESTS {
         let answer = connection.answer().await.unwrap();

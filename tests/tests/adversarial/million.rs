@@ -12,7 +12,7 @@ use super::{
         daemon::{request, request_with},
         raw::Raw,
     },
-    watched::{EXECUTE, Watched, posted},
+    watched::{EXECUTE, Watched, numbered, posted},
 };
 
 const DEFAULT_REQUESTS: usize = 5000;
@@ -38,7 +38,7 @@ fn kinds(first: &Value) -> Vec<Kind> {
     let mut other = first.clone();
     other["code"] = json!("echo other");
     let deep = format!("{{\"event\":{}", "[".repeat(20_000));
-    let wide: String = (0..500).map(|n| format!("\"f{n}\":0,")).collect();
+    let wide = numbered(500, |n| format!("\"f{n}\":0,"));
     let kinds = [
         // No HTTP.
         (get("/livez", "X : y\r\n"), 400),

@@ -96,6 +96,11 @@ impl Watched {
     }
 }
 
+/// A piece of text for each number, one behind the other.
+pub(crate) fn numbered(count: usize, piece: impl Fn(usize) -> String) -> String {
+    (0..count).map(piece).collect::<Vec<_>>().concat()
+}
+
 /// A whole request that runs this body.
 pub(crate) fn posted(body: &str) -> Vec<u8> {
     format!("{EXECUTE}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()

@@ -45,3 +45,7 @@ test-package:
 # What docs/scaling.md is computed from.
 capacity:
     scripts/measure-capacity
+
+# Look for broken promises with libFuzzer: one target, or all of them.
+fuzz TARGET="all" SECONDS="60":
+    scripts/fuzz {{TARGET}} {{SECONDS}}

@@ -6,18 +6,14 @@
 
 mod support;
 
-use std::{
-    collections::BTreeSet,
-    env, fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, env, fs, time::Duration};
 
 use reqwest::Client;
 use serde_json::{Value, json};
 use support::{
-    PATIENCE, alive,
+    alive,
     daemon::{Answer, Daemon, marker, request_with},
+    holdings::{MAX_GROWTH_KIB, at_rest, settles, status},
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -31,8 +27,6 @@ const CONCURRENCY: usize = 16;
 const SESSIONS: usize = 8;
 /// Results are kept for a second: what is compared is what the daemon is, not what it remembers.
 const RESULT_TTL: &str = "1";
-/// What the allocator may keep, and results of the last second.
-const MAX_GROWTH_KIB: u64 = 50 << 10;
 /// Workers (4), blocking threads (64), the main thread and one for each signal's plumbing. Both caps stand in the daemon's
 /// `lib.rs`.
 const MAX_THREADS: u64 = 4 + 64 + 4;
@@ -217,70 +211,6 @@ impl Target {
     }
 }
 
-/// What the daemon holds and what it may leave on the host.
-#[derive(Debug, PartialEq, Eq)]
-struct Holdings {
-    descriptors: usize,
-    children: Vec<String>,
-    cgroups: usize,
-    mounts: String,
-}
-
-impl Holdings {
-    fn of(daemon: &Daemon) -> Self {
-        let pid = daemon.pid();
-        Self {
-            descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
-            children: children(pid),
-            cgroups: cgroups_of_runs(pid).len(),
-            mounts: fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap(),
-        }
-    }
-}
-
-/// Names of the daemon's children, the dead that it has not buried included.
-fn children(pid: u32) -> Vec<String> {
-    let parent = format!("PPid:\t{pid}");
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("status")).ok())
-        .filter(|status| status.lines().any(|line| line == parent))
-        .map(|status| status.lines().next().unwrap_or_default().to_owned())
-        .collect()
-}
-
-/// Directories that the daemon has made for runs: their name has its pid.
-fn cgroups_of_runs(pid: u32) -> Vec<PathBuf> {
-    fn look(directory: &Path, part: &str, found: &mut Vec<PathBuf>) {
-        // Cgroups come and go while we look.
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with("sandbox-executor-") && name.contains(part) {
-                found.push(entry.path());
-            }
-            look(&entry.path(), part, found);
-        }
-    }
-    let mut found = Vec::new();
-    look(
-        Path::new("/sys/fs/cgroup"),
-        &format!("-{pid}-run-"),
-        &mut found,
-    );
-    found
-}
-
-/// A number from `/proc/PID/status` (proc(5)).
-fn status(daemon: &Daemon, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// Sends so many requests, some at a time, kind after kind.
 async fn soak(target: &Target, runs: usize) {
     let mut under_way = JoinSet::new();
@@ -297,33 +227,6 @@ async fn soak(target: &Target, runs: usize) {
     }
     while let Some(ended) = under_way.join_next().await {
         ended.unwrap();
-    }
-}
-
-/// What the daemon holds once its slots are made and nothing changes for a second.
-async fn at_rest(daemon: &Daemon) -> Holdings {
-    let mut last = Holdings::of(daemon);
-    let mut since = Instant::now();
-    while since.elapsed() < Duration::from_secs(1) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let now = Holdings::of(daemon);
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
-    }
-    last
-}
-
-/// Waits until the daemon holds what it held before, or for so long that it never will. Connections that broke off
-/// linger for a while, and abandoned guests are about to die.
-async fn settles(daemon: &Daemon, before: &Holdings) -> Holdings {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let holdings = Holdings::of(daemon);
-        if holdings == *before || Instant::now() > deadline {
-            return holdings;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     Retention, Running, Sandbox, SandboxDescription, SandboxError, StoreError, Summary, Wall,
     WarmPool, WarmSlots, WorkspaceError, Workspaces,
     admission::{Admission, Capacity, Place, Refusal},
-    ledger::{Ledger, Live, Lookup},
+    ledger::{Cancelled, Ledger, Live, Lookup},
 };
 
 pub use command::ExecuteCommand;
@@ -298,7 +298,11 @@ impl ExecuteCode {
     /// is; `None`: there is none. Dropping the future does not take the cancelling back.
     pub async fn cancel(&self, id: &ExecutionId) -> Result<Option<Execution>, ExecuteError> {
         match self.shared.ledger.cancel(id) {
-            Some(live) => submission::end_of(live.progress).await.map(Some),
+            Some(Cancelled::Ends(live)) => submission::end_of(live.progress).await.map(Some),
+            Some(Cancelled::Leaving(mut progress)) => {
+                while progress.changed().await.is_ok() {}
+                self.find(id).await
+            }
             None => self.find(id).await,
         }
     }

@@ -61,10 +61,12 @@ struct Entry {
 enum Phase {
     /// It goes its way.
     Going,
-    /// Everybody has gone who waited: it is being killed and will be forgotten.
+    /// Everybody has gone who waited: it is being killed, to be forgotten.
     Abandoned,
-    /// It is over, and what is kept of it is decided.
+    /// It is over, and its result is kept.
     Over,
+    /// It is over, and nothing of it is kept.
+    Forgotten,
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +93,15 @@ pub(crate) enum Lookup {
     Different,
 }
 
+/// What comes of asking for the end of a run.
+#[derive(Debug)]
+pub(crate) enum Cancelled {
+    /// It ends with a result.
+    Ends(Live),
+    /// It is about to be forgotten, and is once nobody sends here any more.
+    Leaving(watch::Receiver<Progress>),
+}
+
 /// What becomes of a run that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Remains {
@@ -113,7 +124,7 @@ impl Ledger {
     ) -> Result<Lookup, E> {
         let mut book = self.book();
         if let Some(entry) = book.entries.get_mut(id) {
-            if entry.phase == Phase::Abandoned {
+            if matches!(entry.phase, Phase::Abandoned | Phase::Forgotten) {
                 return Ok(Lookup::Leaving(entry.live.progress.clone()));
             }
             if entry.fingerprint != fingerprint {
@@ -169,10 +180,19 @@ impl Ledger {
         }
     }
 
-    /// Somebody asks for the end of a run: it is cancelled, and its result kept, unless it is over or abandoned already.
-    pub(crate) fn cancel(&self, id: &ExecutionId) -> Option<Live> {
+    /// Somebody asks for the end of a run: it is cancelled, and its result kept, unless it is over already. Where it was
+    /// abandoned and is still dying, it is wanted again: who asks is about to be shown a result, and may look for it later.
+    pub(crate) fn cancel(&self, id: &ExecutionId) -> Option<Cancelled> {
         let mut book = self.book();
-        book.entries.get_mut(id).map(Entry::cancel)
+        let entry = book.entries.get_mut(id)?;
+        Some(match entry.phase {
+            Phase::Forgotten => Cancelled::Leaving(entry.live.progress.clone()),
+            Phase::Abandoned => {
+                entry.phase = Phase::Going;
+                Cancelled::Ends(entry.cancel())
+            }
+            Phase::Going | Phase::Over => Cancelled::Ends(entry.cancel()),
+        })
     }
 
     /// Whether somebody has asked for the end of a run.
@@ -188,7 +208,8 @@ impl Ledger {
         let Some(entry) = book.entry(id, registration) else {
             return Remains::Nothing;
         };
-        if entry.phase == Phase::Abandoned {
+        if matches!(entry.phase, Phase::Abandoned | Phase::Forgotten) {
+            entry.phase = Phase::Forgotten;
             return Remains::Nothing;
         }
         entry.phase = Phase::Over;
@@ -207,7 +228,7 @@ impl Ledger {
         }
     }
 
-    /// The same for every run of a session.
+    /// Ends every run of a session. What was abandoned stays so.
     pub(crate) fn cancel_session(&self, session: &SessionId) -> Vec<Live> {
         let mut book = self.book();
         let of_session = book
@@ -305,6 +326,26 @@ mod tests {
         assert_eq!(ledger.over(&id(1), first.registration), Remains::Nothing);
         ledger.remove(&id(1), first.registration);
         assert!(matches!(register(&ledger, 1, 2).0, Lookup::New(_)));
+    }
+
+    #[test]
+    fn who_cancels_an_abandoned_run_finds_its_result_or_nothing() {
+        let ledger = Ledger::default();
+        let dying = register(&ledger, 1, 1).1.unwrap();
+        ledger.leave(&id(1), dying.registration, true);
+        assert!(matches!(ledger.cancel(&id(1)), Some(Cancelled::Ends(_))));
+        assert!(matches!(register(&ledger, 1, 1).0, Lookup::Same(_)));
+        assert!(ledger.was_cancelled(&id(1), dying.registration));
+        assert_eq!(ledger.over(&id(1), dying.registration), Remains::Result);
+
+        let gone = register(&ledger, 2, 1).1.unwrap();
+        ledger.leave(&id(2), gone.registration, true);
+        assert_eq!(ledger.over(&id(2), gone.registration), Remains::Nothing);
+        assert!(matches!(ledger.cancel(&id(2)), Some(Cancelled::Leaving(_))));
+        assert!(matches!(register(&ledger, 2, 1).0, Lookup::Leaving(_)));
+        assert_eq!(ledger.over(&id(2), gone.registration), Remains::Nothing);
+        ledger.remove(&id(2), gone.registration);
+        assert!(ledger.cancel(&id(2)).is_none());
     }
 
     #[test]

@@ -9,6 +9,9 @@ use thiserror::Error;
 /// (`MAX_ARG_STRLEN`, execve(2)).
 const MAX_VARIABLE_BYTES: usize = 128 << 10;
 
+/// Most characters of a name that an error shows.
+const MAX_SHOWN_CHARS: usize = 64;
+
 /// Why a variable is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EnvironmentError {
@@ -42,16 +45,17 @@ impl GuestEnvironment {
     pub fn parse(variables: BTreeMap<String, String>) -> Result<Self, EnvironmentError> {
         let mut total = 0;
         for (name, value) in &variables {
+            // A name is as long as its caller likes, and the error goes back to them.
+            let shown = || name.chars().take(MAX_SHOWN_CHARS).collect();
             if !is_name(name) {
-                let shown = name.chars().take(64).collect();
-                return Err(EnvironmentError::Name(shown));
+                return Err(EnvironmentError::Name(shown()));
             }
             if value.contains('\0') {
-                return Err(EnvironmentError::Nul(name.clone()));
+                return Err(EnvironmentError::Nul(shown()));
             }
             let bytes = name.len() + value.len() + "=\0".len();
             if bytes > MAX_VARIABLE_BYTES {
-                return Err(EnvironmentError::TooLong(name.chars().take(64).collect()));
+                return Err(EnvironmentError::TooLong(shown()));
             }
             total += bytes;
         }
@@ -117,6 +121,19 @@ mod tests {
             Err(EnvironmentError::TooLong(_))
         ));
         assert!(matches!(parse("A", "a\0b"), Err(EnvironmentError::Nul(_))));
+    }
+
+    #[test]
+    fn an_error_shows_no_more_of_a_name_than_a_person_reads() {
+        let long = "x".repeat(MAX_VARIABLE_BYTES);
+        for (name, value) in [
+            (long.clone(), "v"),
+            (long.clone(), "\0"),
+            (long + "-", "v"),
+        ] {
+            let error = parse(&name, value).unwrap_err().to_string();
+            assert!(error.len() < 256, "{} bytes", error.len());
+        }
     }
 
     #[test]

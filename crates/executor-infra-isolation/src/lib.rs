@@ -25,6 +25,9 @@ pub mod seccomp;
 // Shared by the adapters. Seatbelt's is built on Linux too, where its tests run.
 #[cfg(unix)]
 mod check;
+#[cfg(all(unix, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(unix)]
 mod outcome;
 #[cfg(unix)]

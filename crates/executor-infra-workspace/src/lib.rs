@@ -11,6 +11,9 @@ mod beneath;
 mod clock;
 mod error;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod media_type;
 mod metadata;
 mod names;

@@ -67,17 +67,19 @@ impl Access {
 }
 
 /// Whether no name stands in `Host` that somebody else could have chosen. Programs may leave it out; browsers do not.
-fn names_this_host(headers: &HeaderMap) -> bool {
+pub(crate) fn names_this_host(headers: &HeaderMap) -> bool {
     headers.get_all(header::HOST).iter().all(|host| {
         let Ok(host) = host.to_str() else {
             return false;
         };
-        // `name:port`, `1.2.3.4:port` or `[::1]:port` (RFC 3986, section 3.2).
-        let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((address, _port)) => address,
-            None => host.split_once(':').map_or(host, |(name, _port)| name),
+        // `name:port`, `1.2.3.4:port` or `[::1]:port` (RFC 3986, section 3.2), and nothing behind it.
+        let (name, behind) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some(parts) => parts,
+            None => host.split_at(host.find(':').unwrap_or(host.len())),
         };
-        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+        let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+        (behind.is_empty() || behind.strip_prefix(':').is_some_and(is_port))
+            && (name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok())
     })
 }
 
@@ -154,6 +156,9 @@ mod tests {
             "localhost.example",
             "127.0.0.1.example:8080",
             "[rebound.example]:8080",
+            "127.0.0.1:80@rebound.example",
+            "[::1]rebound.example",
+            "localhost:8080,rebound.example",
             "",
         ] {
             assert!(!allowed(Some(theirs)), "{theirs}");

@@ -54,7 +54,7 @@ impl FromRequest<ApiState> for JsonBody {
 
 /// `application/json` and whatever builds on it, in UTF-8 and not compressed: a small compressed body can be a large
 /// one.
-fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let refuse = |why| Err(ApiError::UnsupportedMediaType(why));
     for encoding in headers.get_all(header::CONTENT_ENCODING) {
         if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") {
@@ -103,9 +103,7 @@ async fn read<Room: Future<Output = Option<OwnedSemaphorePermit>>>(
     let mut room = None;
     let mut bytes = Vec::with_capacity(max_bytes.min(FIRST_RESERVE));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| {
-            ApiError::Malformed("the body broke off, or is not framed as HTTP wants it".into())
-        })?;
+        let frame = frame.map_err(|_| ApiError::BrokenBody)?;
         // Trailers say nothing that we would want to know.
         if let Ok(data) = frame.into_data() {
             if data.len() > max_bytes - bytes.len() {

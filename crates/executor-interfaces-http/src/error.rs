@@ -28,6 +28,8 @@ pub(crate) type Cause = Arc<dyn Error + Send + Sync>;
 pub(crate) enum ApiError {
     /// The body is not one JSON object; this is what it is.
     Malformed(Cow<'static, str>),
+    /// The body does not end as its head says, or is not framed as HTTP wants it.
+    BrokenBody,
     /// Fields are missing, unknown or invalid.
     InvalidFields(Problems),
     /// Parameters of a query, or headers, are unknown or invalid.
@@ -106,7 +108,7 @@ impl ApiError {
     /// The table.
     fn row(&self) -> Row {
         match self {
-            Self::Malformed(_) => Row::new(
+            Self::Malformed(_) | Self::BrokenBody => Row::new(
                 StatusCode::BAD_REQUEST,
                 "Executor.ValidationError",
                 "The request body cannot be read",
@@ -213,9 +215,10 @@ impl ApiError {
     }
 
     /// What is wrong with this request in particular.
-    fn detail(&self) -> Cow<'static, str> {
+    pub(crate) fn detail(&self) -> Cow<'static, str> {
         match self {
             Self::Malformed(detail) => detail.clone(),
+            Self::BrokenBody => "the body broke off, or is not framed as HTTP wants it".into(),
             Self::InvalidFields(problems) | Self::InvalidParameters(problems) => {
                 problems.to_string().into()
             }
@@ -295,8 +298,11 @@ impl ApiError {
         if let Self::Files(problem) = self {
             problem.add_headers(headers);
         }
-        if matches!(self, Self::BodyTooLarge { .. } | Self::BodyTimeout { .. }) {
-            // What is left of the body is not waited for, so no other request can follow it.
+        if matches!(
+            self,
+            Self::BrokenBody | Self::BodyTooLarge { .. } | Self::BodyTimeout { .. }
+        ) {
+            // Nobody knows or waits for where the body ends, so no other request can follow it.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

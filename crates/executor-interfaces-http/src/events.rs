@@ -173,12 +173,12 @@ const fn name(stream: OutputStream) -> &'static str {
 /// Turns pieces of a stream into text. A character that comes in two pieces is held back until it is whole; what is no
 /// character becomes U+FFFD.
 #[derive(Default)]
-struct Decoder {
+pub(crate) struct Decoder {
     held: Vec<u8>,
 }
 
 impl Decoder {
-    fn push(&mut self, bytes: &[u8]) -> String {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> String {
         self.held.extend_from_slice(bytes);
         let rest = self
             .held
@@ -189,7 +189,7 @@ impl Decoder {
 
     /// What is left at the end. Of a stream that was cut, half a character is left out, since the guest did write it
     /// well.
-    fn finish(&mut self, truncated: bool) -> String {
+    pub(crate) fn finish(&mut self, truncated: bool) -> String {
         let held = std::mem::take(&mut self.held);
         if truncated {
             return String::new();

@@ -15,6 +15,9 @@ mod auth;
 mod body;
 mod error;
 mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod middleware;
 mod openapi;
 mod prefer;

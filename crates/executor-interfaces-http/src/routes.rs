@@ -3,7 +3,7 @@
 mod description;
 mod execute;
 pub(crate) mod executions;
-mod files;
+pub(crate) mod files;
 mod health;
 mod info;
 mod metrics;

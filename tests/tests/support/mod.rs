@@ -9,6 +9,8 @@
 )]
 
 pub(crate) mod daemon;
+pub(crate) mod holdings;
+pub(crate) mod raw;
 pub(crate) mod seatbelt;
 
 use std::{env, path::PathBuf, time::Duration};

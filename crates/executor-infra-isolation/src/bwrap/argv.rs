@@ -170,6 +170,61 @@ mod tests {
         assert!(!argv.iter().any(|word| word == "--bind"));
     }
 
+    /// Mount points in the order of their making, and whether a guest can write to what is mounted from the host.
+    fn mount_points(argv: &[String]) -> Vec<(&Path, bool)> {
+        let mut words = argv.iter().map(String::as_str);
+        let mut found = Vec::new();
+        while let Some(option) = words.next() {
+            let (values, mounts) = match option {
+                "--bind" | "--ro-bind" | "--symlink" => (2, true),
+                "--dir" | "--proc" | "--dev" | "--tmpfs" => (1, true),
+                "--uid" | "--gid" | "--hostname" | "--cap-drop" | "--cap-add" | "--info-fd"
+                | "--perms" | "--size" | "--chdir" => (1, false),
+                flag if flag.starts_with("--unshare-") => (0, false),
+                "--as-pid-1" | "--new-session" | "--die-with-parent" => (0, false),
+                other => panic!("what does {other} mount?"),
+            };
+            let last = words.by_ref().take(values).last();
+            if mounts {
+                found.push((Path::new(last.unwrap()), option == "--bind"));
+            }
+        }
+        found
+    }
+
+    /// Mount points below what a guest can write to, where it can have planted a link.
+    fn planted(argv: &[String]) -> Vec<&Path> {
+        let points = mount_points(argv);
+        let writable: Vec<_> = points.iter().filter(|(_, writable)| *writable).collect();
+        points
+            .iter()
+            .filter(|(point, _)| {
+                let below = |(top, _): &&(&Path, bool)| point != top && point.starts_with(top);
+                writable.iter().copied().any(|found| below(&found))
+            })
+            .map(|(point, _)| *point)
+            .collect()
+    }
+
+    #[test]
+    fn no_mount_point_lies_below_what_a_guest_can_write_to() {
+        let system = debian();
+        let mut argv = arguments(&Walls {
+            system: &system,
+            workspace: Some("/var/lib/sandbox/s1"),
+            tmp_bytes: 1,
+            shm_bytes: 1,
+        });
+        assert_eq!(planted(&argv), [Path::new(""); 0]);
+        let writable = mount_points(&argv)
+            .into_iter()
+            .filter(|(_, writable)| *writable);
+        assert_eq!(writable.count(), 1);
+        // Control: the very mistake of CVE-2026-87766.
+        argv.extend(["--dir", "/workspace/deps/x"].map(str::to_owned));
+        assert_eq!(planted(&argv), [Path::new("/workspace/deps/x")]);
+    }
+
     #[test]
     fn this_hosts_system_has_programs_and_no_secrets() {
         let paths = system_paths(&[Path::new("/usr/bin/python3.11")]).unwrap();

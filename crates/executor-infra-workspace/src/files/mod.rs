@@ -7,7 +7,7 @@ mod archive;
 mod find;
 mod list;
 mod read;
-mod unpack;
+pub(crate) mod unpack;
 mod upload;
 
 use std::{os::fd::AsFd, path::Path, sync::Arc};

@@ -94,31 +94,12 @@ impl Unpacked<'_> {
 
     /// Takes the path of an entry. `None`: it stands for the directory that the archive is unpacked into.
     fn path(&mut self, name: &[u8]) -> Result<Option<WorkspacePath>, FilesError> {
-        let refuse = |why: &dyn std::fmt::Display| {
-            let shown = names::escaped(name);
-            FilesError::Archive(format!("has an entry whose path {why}: {shown}"))
-        };
-        let text = str::from_utf8(name).map_err(|_| refuse(&"is not UTF-8"))?;
-        // As `tar -C directory .` writes them.
-        let mut text = text.strip_suffix('/').unwrap_or(text);
-        while let Some(rest) = text.strip_prefix("./") {
-            text = rest;
-        }
-        if text == "." || text.is_empty() {
-            return Ok(None);
-        }
-        let path = WorkspacePath::parse(text).map_err(|why| refuse(&why))?;
-        check_depth(&match self.directory {
-            Some(directory) => {
-                WorkspacePath::parse(&format!("{directory}/{text}")).map_err(|why| refuse(&why))?
-            }
-            None => path.clone(),
-        })?;
-        self.paths_bytes += text.len();
+        let path = member(name, self.directory)?;
+        self.paths_bytes += path.as_ref().map_or(0, |path| path.as_str().len());
         if self.paths_bytes > MAX_PATHS_BYTES {
             return Err(FilesError::Archive("has too many entries".into()));
         }
-        Ok(Some(path))
+        Ok(path)
     }
 
     fn count(&mut self) -> Result<(), FilesError> {
@@ -260,6 +241,35 @@ impl Unpacked<'_> {
         self.root.accounts.forget(session);
         Ok(Stored::Unpacked(self.files.len()))
     }
+}
+
+/// Where an entry of this name goes, relative to the directory that the archive is unpacked into. `None`: it stands for
+/// that directory.
+pub(crate) fn member(
+    name: &[u8],
+    directory: Option<&WorkspacePath>,
+) -> Result<Option<WorkspacePath>, FilesError> {
+    let refuse = |why: &dyn std::fmt::Display| {
+        let shown = names::escaped(name);
+        FilesError::Archive(format!("has an entry whose path {why}: {shown}"))
+    };
+    let text = str::from_utf8(name).map_err(|_| refuse(&"is not UTF-8"))?;
+    // As `tar -C directory .` writes them.
+    let mut text = text.strip_suffix('/').unwrap_or(text);
+    while let Some(rest) = text.strip_prefix("./") {
+        text = rest;
+    }
+    if text == "." || text.is_empty() {
+        return Ok(None);
+    }
+    let path = WorkspacePath::parse(text).map_err(|why| refuse(&why))?;
+    check_depth(&match directory {
+        Some(directory) => {
+            WorkspacePath::parse(&format!("{directory}/{text}")).map_err(|why| refuse(&why))?
+        }
+        None => path.clone(),
+    })?;
+    Ok(Some(path))
 }
 
 /// A directory may be there already, and nothing else in its place.

@@ -1,8 +1,8 @@
 //! `/sessions/{session_id}/files/{path}`: files come and go as streams, in constant memory.
 
-mod conditions;
+pub(crate) mod conditions;
 mod download;
-mod query;
+pub(crate) mod query;
 mod upload;
 
 use axum::{

@@ -295,7 +295,7 @@ impl Reader {
         };
         let parsed = as_text(key, &value).and_then(|text| match parse(&text) {
             Ok(parsed) => Ok((text, parsed)),
-            Err(wrong) if key.secret => Err(wrong),
+            Err(wrong) if key.secret || has_credentials(&text) => Err(wrong),
             Err(wrong) => Err(format!("{wrong}; is {text:?}")),
         });
         match parsed {
@@ -618,6 +618,11 @@ const MOST_WORKSPACE_FILES: u64 = 10_000_000;
 
 /// More than any host can run or should let wait.
 const MOST_EXECUTIONS: u32 = 1_000_000;
+
+/// Whether this looks like a URL that somebody has put a password into, wherever it stands.
+fn has_credentials(text: &str) -> bool {
+    text.contains("://") && text.contains('@')
+}
 
 /// A scalar as an operator wrote it.
 fn as_text(key: &Key, value: &Value) -> Result<String, String> {

@@ -40,6 +40,20 @@ fn mistake(sources: &Sources) -> String {
 }
 
 #[test]
+fn no_mistake_shows_the_password_of_a_url() {
+    for variable in [
+        "CONTROL_PLANE_URL",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "EXECUTOR_PORT",
+    ] {
+        let sources = environment(&[(variable, "http://user:hunter2@plane:8000")]);
+        let mistake = mistake(&sources);
+        assert!(mistake.contains(variable), "{mistake}");
+        assert!(!mistake.contains("hunter2"), "{mistake}");
+    }
+}
+
+#[test]
 fn who_says_nothing_gets_the_documented_defaults() {
     let Loaded {
         config,

@@ -62,7 +62,7 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, ApiError
 }
 
 /// What has to be so for a file to be changed.
-pub(super) fn for_change(headers: &HeaderMap) -> Result<Condition, ApiError> {
+pub(crate) fn for_change(headers: &HeaderMap) -> Result<Condition, ApiError> {
     let wanted = tags(headers, &header::IF_MATCH)?;
     let unwanted = tags(headers, &header::IF_NONE_MATCH)?;
     match (wanted, unwanted) {
@@ -85,7 +85,7 @@ pub(super) fn for_change(headers: &HeaderMap) -> Result<Condition, ApiError> {
 
 /// What becomes of a request for a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// All of it.
     Whole,
     /// From this byte on, so many.
@@ -99,7 +99,7 @@ pub(super) enum Verdict {
 }
 
 /// What a request for a file with this tag and size is to be answered with.
-pub(super) fn judge(headers: &HeaderMap, etag: &str, size: u64) -> Result<Verdict, ApiError> {
+pub(crate) fn judge(headers: &HeaderMap, etag: &str, size: u64) -> Result<Verdict, ApiError> {
     if let Some(wanted) = tags(headers, &header::IF_MATCH)? {
         let holds = match wanted {
             Tags::Any => true,

@@ -14,11 +14,11 @@ const MAX_LIMIT: usize = 1000;
 
 /// What the query of a request about files says. Unknown parameters are refused by name, as unknown fields are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Query {
+pub(crate) struct Query {
     pub(super) recursive: bool,
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
     pub(super) cursor: Option<String>,
-    pub(super) archive: Option<ArchiveFormat>,
+    pub(crate) archive: Option<ArchiveFormat>,
 }
 
 impl FromRequestParts<ApiState> for Query {
@@ -34,7 +34,7 @@ impl FromRequestParts<ApiState> for Query {
 }
 
 impl Query {
-    fn parse(text: &str) -> Result<Self, Problems> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Problems> {
         let mut query = Self {
             recursive: false,
             limit: DEFAULT_LIMIT,

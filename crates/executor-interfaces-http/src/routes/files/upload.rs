@@ -190,9 +190,7 @@ async fn receive(
         let Some(frame) = frame else {
             break;
         };
-        let frame = frame.map_err(|_| {
-            ApiError::Malformed("the body broke off, or is not framed as HTTP wants it".into())
-        })?;
+        let frame = frame.map_err(|_| ApiError::BrokenBody)?;
         // Trailers say nothing that we would want to know.
         if let Ok(data) = frame.into_data() {
             received += data.len() as u64;

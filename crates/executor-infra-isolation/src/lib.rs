@@ -27,6 +27,9 @@ pub mod seccomp;
 mod check;
 #[cfg(unix)]
 mod outcome;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod pieces;
 #[cfg(unix)]
 mod ready;
 #[cfg(unix)]

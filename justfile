@@ -16,9 +16,9 @@ quick:
 quickstart:
     scripts/quickstart
 
-# Measure latency and throughput on this machine.
-bench:
-    cargo bench --locked -p sandbox-executor-tests
+# Measure on this machine what runs cost, piece by piece and whole, beside bare Bubblewrap.
+bench *arguments:
+    scripts/bench {{ arguments }}
 
 # Link the executables for macOS, from Linux.
 dist-macos:

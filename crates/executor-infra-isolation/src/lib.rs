@@ -30,6 +30,9 @@ mod check;
 pub mod fuzzing;
 #[cfg(unix)]
 mod outcome;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub mod pieces;
 #[cfg(unix)]
 mod ready;
 #[cfg(unix)]

@@ -1,7 +1,7 @@
 //! The embedded store: executions, their results, and the reports that are not delivered yet, in one SQLite database.
 //!
 //! - One thread writes. What comes in while it works is committed together (`writer`).
-//! - Another thread reads, beside the writer (`reader`).
+//! - Another thread reads, beside the writer (`reader`), and a third one brings the log back (`checkpoint`).
 //! - What is kept is bounded in age and bytes (`tend`); age is measured so that no jump of the host's clock matters
 //!   (`age`).
 //! - From domain types to columns and back: `codec` and `rows`.
@@ -9,6 +9,7 @@
 //! Why SQLite, and what a power loss costs: `docs/adr/0006-sqlite-store.md`.
 
 mod age;
+mod checkpoint;
 mod codec;
 mod error;
 mod known;

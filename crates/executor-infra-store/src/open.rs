@@ -23,6 +23,10 @@ const LOCK: &str = "lock";
 /// The WAL is cut to this size once it has been written back.
 const MAX_IDLE_WAL: i64 = 64 << 20;
 
+/// Pages of log that make the writer bring it back itself, as it commits: 64 MiB. It gets there only where the thread that does
+/// so beside it cannot keep up, as under a load without a pause, in which the log never comes to an end.
+const MAX_LOG_PAGES: i64 = 16 << 10;
+
 /// `number` orders by acceptance, `ended` by ending. `status` is `pending` until it is final; `report` is 0 where none
 /// waits, 1 where one does, 2 where it was refused. `kept_at` is the store's own time. What a guest can make large stands
 /// apart, so that lists and sweeps read little.
@@ -61,6 +65,8 @@ pub(crate) struct Opened {
     pub writer: Connection,
     /// `None`: everything goes through the writer.
     pub reader: Option<Connection>,
+    /// `None`: there is no log.
+    pub checkpointer: Option<Connection>,
     /// Held as long as the database is used.
     pub lock: Option<File>,
 }
@@ -110,6 +116,7 @@ pub(crate) fn in_directory(directory: &Path) -> Result<Opened, OpenError> {
     Ok(Opened {
         writer,
         reader: Some(reader),
+        checkpointer: Some(database.open()?),
         lock: Some(lock),
     })
 }
@@ -124,6 +131,7 @@ pub(crate) fn in_memory() -> Result<Opened, OpenError> {
     Ok(Opened {
         writer,
         reader: None,
+        checkpointer: None,
         lock: None,
     })
 }
@@ -183,6 +191,7 @@ impl Database {
         // A commit is one write to the WAL, which outlives the process; docs/adr/0006 says what a power loss costs.
         set("synchronous", &"NORMAL")?;
         set("journal_size_limit", &MAX_IDLE_WAL)?;
+        set("wal_autocheckpoint", &MAX_LOG_PAGES)?;
         // A page that does not look right is an error, not a guess.
         set("cell_size_check", &true)?;
         set("trusted_schema", &false)?;

@@ -15,6 +15,7 @@ use rusqlite::Connection;
 
 use crate::{
     age::{self, Clocks, StoreTime},
+    checkpoint::Checkpoints,
     codec,
     error::OpenError,
     open::{self, Opened},
@@ -123,8 +124,10 @@ impl SqliteStore {
         if waiting > 0 {
             shared.changed.notify_one();
         }
+        let checkpoints = opened.checkpointer.map(Checkpoints::start).transpose();
         let writer = Writer {
             connection: opened.writer,
+            checkpoints: checkpoints.map_err(OpenError::Thread)?,
             shared: Arc::clone(&shared),
             options,
             time: StoreTime::open(clocks, remembered, options.ttl),

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::{
     age::StoreTime,
+    checkpoint::Checkpoints,
     error::Cause,
     known::Known,
     queue::{Answer, Order, Write},
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
 
 pub(crate) struct Writer {
     pub(crate) connection: Connection,
+    /// `None`: there is no log.
+    pub(crate) checkpoints: Option<Checkpoints>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) options: StoreOptions,
     pub(crate) time: StoreTime,
@@ -99,7 +102,11 @@ impl Writer {
                 next = if full { None } else { queue.try_recv().ok() };
             }
             if !batch.is_empty() {
+                let writes = batch.len();
                 self.write(batch);
+                if let Some(checkpoints) = &mut self.checkpoints {
+                    checkpoints.wrote(writes, bytes);
+                }
                 if self.is_over_the_cap() {
                     tend_at = Instant::now();
                 }
@@ -117,6 +124,9 @@ impl Writer {
             }
         };
         self.remember();
+        if let Some(checkpoints) = self.checkpoints.take() {
+            checkpoints.end();
+        }
         // Whoever opens it next finds one file, and no log to go through.
         if let Err(error) = pragma(&self.connection, "wal_checkpoint(TRUNCATE)") {
             tracing::debug!(%error, "the store's log stays behind");

@@ -35,6 +35,7 @@ mod trace;
 
 pub use auth::{Access, BearerToken};
 pub use openapi::openapi_json;
+pub use request::command_of;
 pub use response::execution_json;
 pub use routes::router;
 pub use server::{ServerOptions, serve};

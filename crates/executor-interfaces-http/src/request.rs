@@ -44,6 +44,11 @@ const LIMIT_FIELDS: &[&str] = &[
     "max_workspace_mb",
 ];
 
+/// What a body of `POST /execute` asks for, for whoever has one without a server; `None` where a server would refuse it.
+pub fn command_of(body: &str, policy: &LimitPolicy) -> Option<ExecuteCommand> {
+    parse(body, policy).ok()
+}
+
 /// Parses a body. The policy is asked here only so that wishes above a ceiling are reported together with everything
 /// else; what a run gets is decided where it is submitted.
 pub(crate) fn parse(body: &str, policy: &LimitPolicy) -> Result<ExecuteCommand, ApiError> {

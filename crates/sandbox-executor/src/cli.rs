@@ -64,6 +64,11 @@ pub enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Measure what runs cost over HTTP on this machine, beside bare Bubblewrap and the bare interpreters.
+    ///
+    /// Starts daemons of its own on loopback, with the settings that are given and workspaces and stores that are gone with them.
+    /// Takes some minutes, and both says most on a machine that does nothing else. A wrong answer of a guest ends it with 70.
+    Bench(BenchArgs),
     /// Ask the daemon of this host, by its own settings, whether it can run code now.
     ///
     /// For containers and service managers: no shell and no HTTP client is needed. Exit code 1 where the daemon does not
@@ -120,6 +125,43 @@ pub struct RunArgs {
     pub json: bool,
 }
 
+/// What to measure, and how to show it.
+#[derive(Debug, Clone, Args)]
+pub struct BenchArgs {
+    /// Numbers of clients, each of which sends the next request when it has the answer to the last one.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,4,16,64", value_parser = parse_clients)]
+    pub clients: Vec<usize>,
+    /// Languages to measure.
+    #[arg(long, value_name = "LANGUAGE,…", value_delimiter = ',', default_value = "python,javascript,shell", value_parser = parse_language)]
+    pub languages: Vec<Language>,
+    /// How long each number of clients is served, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub seconds: u64,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "markdown")]
+    pub json: bool,
+    /// Print Markdown, for docs/performance.md.
+    #[arg(long)]
+    pub markdown: bool,
+    /// Write a plot to this file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub svg: Option<PathBuf>,
+    /// A handful of runs: whether it works at all. Its figures mean nothing.
+    #[arg(long)]
+    pub quick: bool,
+}
+
+#[cfg(test)]
+impl BenchArgs {
+    /// Without a flag.
+    pub(crate) fn example() -> Self {
+        match Cli::try_parse_from(["sandbox-executor", "bench"]).map(|cli| cli.action) {
+            Ok(Some(Action::Bench(args))) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// Where an input comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -158,6 +200,15 @@ fn parse_event(text: &str) -> Result<EventArg, std::convert::Infallible> {
 
 fn parse_language(text: &str) -> Result<Language, String> {
     Language::parse(text).map_err(|error| error.to_string())
+}
+
+/// Each client takes a descriptor here and one in the daemon.
+fn parse_clients(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1000;
+    match text.parse() {
+        Ok(clients) if (1..=MOST).contains(&clients) => Ok(clients),
+        _ => Err(format!("must be a number from 1 to {MOST}")),
+    }
 }
 
 fn parse_mode(text: &str) -> Result<Mode, String> {
@@ -356,6 +407,23 @@ mod tests {
             args.event,
             Some(EventArg::From(Input::File("event.json".into())))
         );
+    }
+
+    #[test]
+    fn bench_measures_what_it_is_told_to() {
+        let args = BenchArgs::example();
+        assert_eq!(args.clients, [1, 4, 16, 64]);
+        assert_eq!(args.languages, Language::ALL);
+        for line in [
+            &["bench", "--clients", "0"][..],
+            &["bench", "--clients", "1,1001"],
+            &["bench", "--clients", ""],
+            &["bench", "--seconds", "0"],
+            &["bench", "--languages", "ruby"],
+            &["bench", "--json", "--markdown"],
+        ] {
+            assert!(parse(line).is_err(), "{line:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! [`main`] reads the command line and the whole configuration, and only then does anything: [`wiring`] makes the
 //! adapters, and the commands use them. [`embed`] is for other programs that want to run code as the daemon does.
 
+mod bench;
 pub mod cli;
 pub mod config;
 mod doctor;
@@ -71,6 +72,10 @@ fn act(cli: Cli) -> Exit {
         Action::Doctor { json } => {
             briefly(settings, async |config| doctor::doctor(config, json).await)
         }
+        Action::Bench(args) => {
+            let sources = sources(settings.clone());
+            briefly(settings, async |_| bench::bench(args, sources).await)
+        }
         // Asked every few seconds: what there is to know about the settings is in the daemon's log already.
         Action::Health => match load(settings) {
             Ok(loaded) => in_runtime(health::health(&loaded.config)),
@@ -104,15 +109,19 @@ fn act(cli: Cli) -> Exit {
 
 /// Reads the whole configuration. Mistakes are reported, all of them.
 fn load(settings: SettingFlags) -> Result<Loaded, Exit> {
-    let sources = Sources {
-        file: settings.file,
-        environment: std::env::vars_os().collect(),
-        flags: settings.values,
-    };
-    config::load(&sources).map_err(|mistakes| {
+    config::load(&sources(settings)).map_err(|mistakes| {
         terminal::failure(&mistakes);
         Exit::Usage
     })
+}
+
+/// Where settings come from: this process's own environment, and its command line.
+fn sources(settings: SettingFlags) -> Sources {
+    Sources {
+        file: settings.file,
+        environment: std::env::vars_os().collect(),
+        flags: settings.values,
+    }
 }
 
 fn show(loaded: &Loaded, json: bool) {

@@ -1,6 +1,6 @@
 //! The adapter for Linux: guests run inside Bubblewrap.
 
-mod argv;
+pub(crate) mod argv;
 mod burials;
 pub(crate) mod engine;
 mod files;

@@ -44,7 +44,7 @@ impl Warm {
         options: &WarmOptions,
     ) -> Self {
         let mut warm = Self::default();
-        if options.languages.is_empty() || options.max_slots == 0 {
+        if options.languages.is_empty() {
             return warm;
         }
         let mounts = Mounts::start(engine)

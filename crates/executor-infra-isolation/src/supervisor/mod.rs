@@ -3,7 +3,7 @@
 //! Everything that a run holds (processes, descriptors, buffers) belongs to one task, which ends only when every process
 //! of the guest is dead.
 
-mod capture;
+pub(crate) mod capture;
 pub(crate) mod socket;
 
 use std::{io, os::fd::OwnedFd, pin::pin, sync::Arc, time::Duration};

@@ -26,7 +26,7 @@ pub struct WarmOptions {
     pub languages: Vec<Language>,
     /// Slots that wait when nobody asks for any, in each language.
     pub min_slots: usize,
-    /// Most slots that wait, however many are asked for, in each language.
+    /// Most slots that wait, however many are asked for, in each language. 0: each run's is forked when the run comes.
     pub max_slots: usize,
     /// Python packages to import before any run, in this order.
     pub python_preload: Vec<String>,

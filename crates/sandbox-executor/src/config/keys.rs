@@ -444,7 +444,8 @@ pub(crate) const WARM_POOL_MAX: Key = Key::new(
     "warm_pool_max",
     Number,
     Value("16"),
-    "Most sandboxes that wait in each language, however many runs there are.",
+    "Most sandboxes that wait in each language, however many runs there are. With 0 in both, none waits, and every run's is \
+     forked when it comes.",
 );
 
 pub(crate) const PYTHON_PRELOAD: Key = Key::new(

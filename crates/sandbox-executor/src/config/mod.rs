@@ -403,7 +403,7 @@ impl Reader {
 
     fn warm(&mut self) -> Warm {
         let min = self.required(&keys::WARM_POOL_MIN, 0, parse::count(0, MAX_WARM));
-        let mut max = self.required(&keys::WARM_POOL_MAX, 0, parse::count(1, MAX_WARM));
+        let mut max = self.required(&keys::WARM_POOL_MAX, 0, parse::count(0, MAX_WARM));
         if max < min && self.origin(&keys::WARM_POOL_MAX) == Origin::Default {
             max = min;
         }

@@ -20,6 +20,10 @@ quickstart:
 bench *arguments:
     scripts/bench {{ arguments }}
 
+# What an absent or slow control plane costs runs, and how fast output reaches its reader.
+bench-control-plane:
+    cargo bench --locked -p sandbox-executor-tests --bench control_plane
+
 # Link the executables for macOS, from Linux.
 dist-macos:
     scripts/dist-macos

@@ -125,6 +125,7 @@ impl<S: Sandbox> Subject for Seatbelt<S> {
 #[derive(Default)]
 struct Ear {
     heard: Mutex<Vec<(OutputStream, Vec<u8>)>>,
+    cuts: Mutex<Vec<OutputStream>>,
     more: tokio::sync::Notify,
 }
 
@@ -133,9 +134,17 @@ impl OutputListener for Ear {
         self.heard.lock().unwrap().push((stream, bytes.to_vec()));
         self.more.notify_one();
     }
+
+    fn truncated(&self, stream: OutputStream) {
+        self.cuts.lock().unwrap().push(stream);
+    }
 }
 
 impl Ear {
+    fn cuts(&self) -> Vec<OutputStream> {
+        self.cuts.lock().unwrap().clone()
+    }
+
     fn heard(&self, stream: OutputStream) -> Vec<u8> {
         let heard = self.heard.lock().unwrap();
         let of_stream = heard.iter().filter(|(heard, _)| *heard == stream);
@@ -172,6 +181,7 @@ async fn is_heard(subject: &dyn Subject, workspace: &Workspace) {
     let outcome = run(sandbox, flood).await;
     assert_eq!(ear.heard(OutputStream::Stdout), outcome.stdout.bytes);
     assert_eq!(ear.heard(OutputStream::Stdout).len(), 1000);
+    assert_eq!(ear.cuts(), [OutputStream::Stdout]);
 }
 
 async fn states(subject: &dyn Subject) {
@@ -226,8 +236,8 @@ async fn states(subject: &dyn Subject) {
         flood.limits = limits(|wish| wish.max_output_bytes = Some(1000));
         let outcome = run(sandbox, flood).await;
         assert_eq!(
-            (outcome.stdout.bytes.len(), outcome.stdout.truncated),
-            (1000, truncated)
+            (outcome.stdout.bytes.len(), outcome.stdout.truncated_bytes),
+            (1000, bytes as u64 - 1000)
         );
         assert_eq!(outcome.limits_hit.contains(&LimitHit::Output), truncated);
         assert!(matches!(outcome.ending, Ending::Completed { .. }));

@@ -14,7 +14,8 @@ use crate::{
 /// Something that happened to an execution.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExecutionEvent {
-    /// It is here in its life; never the end.
+    /// It has come this far in its life: pending, then running, where its guest was ever started. Before any output, and
+    /// none is left out, however short it was; the end is another event.
     Status(Status),
     /// Its guest has written this: at most some KiB, not necessarily whole characters.
     Output {
@@ -22,6 +23,11 @@ pub enum ExecutionEvent {
         stream: OutputStream,
         /// What.
         bytes: Vec<u8>,
+    },
+    /// The guest has written more to this stream than is kept: nothing more of it comes, though the run may go on.
+    Truncated {
+        /// Which one.
+        stream: OutputStream,
     },
     /// It has ended. The last event, and always the last.
     Ended(Execution),
@@ -34,7 +40,8 @@ pub struct Events {
     followed: Option<Followed>,
     /// The execution as it was last seen.
     seen: Execution,
-    said: Option<Status>,
+    /// The last stage of its life that the reader was told.
+    told: Option<Status>,
     bookmark: Bookmark,
     over: bool,
 }
@@ -59,11 +66,13 @@ impl Events {
     }
 
     /// Reads an execution that has ended.
-    pub(crate) const fn of_ended(seen: Execution, from: Position) -> Self {
+    pub(crate) fn of_ended(seen: Execution, from: Position) -> Self {
+        // Who has read output was told before that it ran.
+        let told = (from != Position::default()).then_some(Status::Running);
         Self {
             followed: None,
             seen,
-            said: None,
+            told,
             bookmark: Bookmark::at(from),
             over: false,
         }
@@ -93,14 +102,13 @@ impl Events {
                     let progress = followed.progress.borrow_and_update();
                     (progress.is_over(), progress.execution.clone())
                 };
-                let status = execution.status();
                 self.seen = execution;
-                if !is_over && self.said != Some(status) {
-                    self.said = Some(status);
-                    return Some(ExecutionEvent::Status(status));
+                if let Some(stage) = untold(self.told, &self.seen) {
+                    self.told = Some(stage);
+                    return Some(ExecutionEvent::Status(stage));
                 }
-                if let Some((stream, bytes)) = followed.transcript.read(&mut self.bookmark) {
-                    return Some(ExecutionEvent::Output { stream, bytes });
+                if let Some(event) = followed.transcript.read(&mut self.bookmark) {
+                    return Some(event);
                 }
                 if is_over {
                     break;
@@ -112,25 +120,40 @@ impl Events {
                 }
             }
         }
-        if let Some((stream, bytes)) = self.rest() {
-            self.bookmark.position.advance(stream, bytes.len());
-            return Some(ExecutionEvent::Output { stream, bytes });
+        if let Some(stage) = untold(self.told, &self.seen) {
+            self.told = Some(stage);
+            return Some(ExecutionEvent::Status(stage));
+        }
+        if let Some(event) = self.rest() {
+            return Some(event);
         }
         self.over = true;
         Some(ExecutionEvent::Ended(self.seen.clone()))
     }
 
     /// What the result holds beyond the bookmark.
-    fn rest(&self) -> Option<(OutputStream, Vec<u8>)> {
+    fn rest(&mut self) -> Option<ExecutionEvent> {
         let outcome = self.seen.outcome()?;
+        let position = &mut self.bookmark.position;
         [
-            (OutputStream::Stdout, &outcome.stdout.bytes),
-            (OutputStream::Stderr, &outcome.stderr.bytes),
+            (OutputStream::Stdout, &outcome.stdout),
+            (OutputStream::Stderr, &outcome.stderr),
         ]
         .into_iter()
-        .find_map(|(stream, bytes)| {
-            let piece = piece(bytes, self.bookmark.position.of(stream), u64::MAX)?;
-            Some((stream, piece.to_vec()))
+        .find_map(|(stream, output)| {
+            let from = position.of(stream);
+            let piece = piece(&output.bytes, output.is_truncated(), from, u64::MAX)?;
+            position.advance(stream, piece.length());
+            Some(piece.into_event(stream))
         })
+    }
+}
+
+/// The stage of this execution's life that comes next for one who was told this one.
+fn untold(told: Option<Status>, execution: &Execution) -> Option<Status> {
+    match told {
+        None => Some(Status::Pending),
+        Some(Status::Pending) if execution.has_started() => Some(Status::Running),
+        Some(_) => None,
     }
 }

@@ -375,12 +375,12 @@ impl ExecuteCode {
             waiting: admission.waiting(),
             max_running: capacity.running.max(1),
             max_waiting: capacity.queued,
-            undelivered_reports: self
+            outbox: self
                 .shared
                 .instruments
                 .outbox
                 .as_ref()
-                .map(|outbox| outbox.backlog()),
+                .map(|outbox| outbox.levels()),
             warm_slots: self
                 .warm_pools()
                 .iter()

@@ -121,10 +121,15 @@ impl Written {
             OutputStream::Stderr => &mut self.stderr,
         };
         let room = self.cap - kept.bytes.len();
-        let fits = &bytes[..bytes.len().min(room)];
-        kept.truncated |= fits.len() < bytes.len();
+        let (fits, lost) = bytes.split_at(bytes.len().min(room));
         kept.bytes.extend_from_slice(fits);
         self.listener.wrote(stream, fits);
+        if !lost.is_empty() {
+            if !kept.is_truncated() {
+                self.listener.truncated(stream);
+            }
+            kept.truncated_bytes += lost.len() as u64;
+        }
     }
 }
 
@@ -191,7 +196,7 @@ impl Sandbox for FakeSandbox {
             Ending::TimedOut { .. } => limits_hit.push(LimitHit::WallTime),
             _ => {}
         }
-        if stdout.truncated || stderr.truncated {
+        if stdout.is_truncated() || stderr.is_truncated() {
             limits_hit.push(LimitHit::Output);
         }
         Ok(Outcome {

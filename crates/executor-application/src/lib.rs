@@ -31,9 +31,9 @@ pub use ports::{
     AnsweredRequest, ArchiveFormat, Clock, Condition, Content, ControlPlane, Cursor, Delivery,
     DiskUse, EndedRun, Entry, EntryKind, ExecutionStore, ExitReason, FilesError, Fingerprint,
     Found, Holdings, Instruments, Job, Kept, Levels, ListQuery, Listener, Listing, Outbox,
-    OutputListener, OutputStream, Overflow, Page, PortError, Query, Report, Sandbox, SandboxError,
-    SessionFiles, SessionUse, StoreError, Stored, Summary, Telemetry, TextFormat, Traces, Upload,
-    WarmSlots, Workspace, WorkspaceError, Workspaces,
+    OutboxLevels, OutputListener, OutputStream, Overflow, Page, PortError, Query, Report, Sandbox,
+    SandboxError, SessionFiles, SessionUse, StoreError, Stored, Summary, Telemetry, TextFormat,
+    Traces, Upload, WarmSlots, Workspace, WorkspaceError, Workspaces,
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use ports::{

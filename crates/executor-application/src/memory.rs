@@ -275,7 +275,7 @@ mod tests {
             ending: Ending::Cancelled,
             stdout: CapturedOutput {
                 bytes: vec![b'x'; output],
-                truncated: false,
+                truncated_bytes: 0,
             },
             stderr: CapturedOutput::default(),
             usage: Usage::default(),

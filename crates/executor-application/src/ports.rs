@@ -23,7 +23,7 @@ pub use files::{
     ListQuery, Listing, Overflow, SessionFiles, SessionUse, Stored, Upload,
 };
 pub use output::{Listener, OutputListener, OutputStream};
-pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, Report, StoreError};
+pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, OutboxLevels, Report, StoreError};
 pub use store::{Cursor, ExecutionStore, Fingerprint, Kept, Page, Query, Summary};
 pub use telemetry::{
     AnsweredRequest, EndedRun, Instruments, Levels, Telemetry, TextFormat, Traces, WarmSlots,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use executor_domain::ExecutionId;
+use executor_domain::Execution;
 use tokio::{sync::Notify, time::Instant};
 
 /// The executions that run now. Cheap to clone: clones share everything.
@@ -33,7 +33,7 @@ struct List {
 
 #[derive(Debug)]
 struct Entry {
-    id: ExecutionId,
+    execution: Execution,
     since: Instant,
     /// Beats that were due so far, sent or not.
     beats: u32,
@@ -58,13 +58,13 @@ impl Drop for Runs {
 
 impl Running {
     /// The guest of this execution runs from now on, until what comes back is dropped.
-    pub(crate) fn enter(&self, id: ExecutionId) -> Runs {
+    pub(crate) fn enter(&self, execution: &Execution) -> Runs {
         let number = {
             let mut list = self.shared.list();
             let number = list.next;
             list.next += 1;
             let entry = Entry {
-                id,
+                execution: execution.clone(),
                 since: Instant::now(),
                 beats: 0,
             };
@@ -80,10 +80,7 @@ impl Running {
 
     /// Those whose next beat is due, one every `interval` after the start of each, and when the next one will be.
     /// Beats that were missed are not made up for.
-    pub(crate) fn due(
-        &self,
-        interval: Duration,
-    ) -> (Vec<(RunNumber, ExecutionId)>, Option<Instant>) {
+    pub(crate) fn due(&self, interval: Duration) -> (Vec<(RunNumber, Execution)>, Option<Instant>) {
         let now = Instant::now();
         let mut due = Vec::new();
         let mut next: Option<Instant> = None;
@@ -92,7 +89,7 @@ impl Running {
             let beats = beats_in(elapsed, interval);
             if beats > entry.beats {
                 entry.beats = beats;
-                due.push((RunNumber(*number), entry.id.clone()));
+                due.push((RunNumber(*number), entry.execution.clone()));
             }
             let then = entry.since + interval.saturating_mul(entry.beats.saturating_add(1));
             next = Some(next.map_or(then, |next| next.min(then)));
@@ -132,24 +129,22 @@ fn beats_in(elapsed: Duration, interval: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reports::tests::running as execution;
 
     const INTERVAL: Duration = Duration::from_secs(5);
 
-    fn id(name: &str) -> ExecutionId {
-        ExecutionId::parse(name).unwrap()
-    }
-
-    fn names(due: &[(RunNumber, ExecutionId)]) -> Vec<&str> {
-        due.iter().map(|(_, id)| id.as_str()).collect()
+    fn names(due: &[(RunNumber, Execution)]) -> Vec<&str> {
+        let ids = due.iter().map(|(_, execution)| execution.id().as_str());
+        ids.collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_beats_in_its_own_time_and_leaves_with_its_run() {
         let running = Running::default();
-        let first = running.enter(id("a"));
+        let first = running.enter(&execution("a"));
         assert_eq!(running.due(INTERVAL).0, []);
         tokio::time::advance(Duration::from_secs(2)).await;
-        let _second = running.enter(id("b"));
+        let _second = running.enter(&execution("b"));
         tokio::time::advance(Duration::from_secs(3)).await;
         let (due, next) = running.due(INTERVAL);
         assert_eq!(names(&due), ["a"]);
@@ -168,8 +163,8 @@ mod tests {
     #[tokio::test]
     async fn of_two_runs_under_one_id_each_leaves_for_itself() {
         let running = Running::default();
-        let dying = running.enter(id("a"));
-        let _anew = running.enter(id("a"));
+        let dying = running.enter(&execution("a"));
+        let _anew = running.enter(&execution("a"));
         drop(dying);
         assert_eq!(running.count(), 1);
     }
@@ -177,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_hears_of_one_that_came_before() {
         let running = Running::default();
-        let _run = running.enter(id("a"));
+        let _run = running.enter(&execution("a"));
         running.came().await;
     }
 }

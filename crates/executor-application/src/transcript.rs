@@ -4,9 +4,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, futures::Notified};
 
-use crate::{OutputListener, OutputStream};
+use crate::{ExecutionEvent, OutputListener, OutputStream};
 
-/// How far a reader has come in each of the streams, in bytes.
+/// How far a reader has come in each of the streams, in bytes. That a stream was cut counts as one more byte at its end:
+/// so whoever has been told is not told again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Position {
     /// Bytes of standard output.
@@ -52,10 +53,52 @@ pub(crate) struct Transcript {
 
 #[derive(Debug, Default)]
 struct Written {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+    stdout: Kept,
+    stderr: Kept,
     /// Which stream was written to, and how far, in order.
     turns: Vec<(OutputStream, u64)>,
+}
+
+/// What is kept of one stream.
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    is_truncated: bool,
+}
+
+impl Kept {
+    /// The position of one who has read all of it.
+    fn end(&self) -> u64 {
+        self.bytes.len() as u64 + u64::from(self.is_truncated)
+    }
+}
+
+/// What comes next in a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece<'a> {
+    Bytes(&'a [u8]),
+    /// It was cut here.
+    Truncated,
+}
+
+impl Piece<'_> {
+    /// How far it takes a reader.
+    pub(crate) const fn length(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Truncated => 1,
+        }
+    }
+
+    pub(crate) fn into_event(self, stream: OutputStream) -> ExecutionEvent {
+        match self {
+            Self::Bytes(bytes) => ExecutionEvent::Output {
+                stream,
+                bytes: bytes.to_vec(),
+            },
+            Self::Truncated => ExecutionEvent::Truncated { stream },
+        }
+    }
 }
 
 /// A reader's place in a transcript.
@@ -73,10 +116,28 @@ impl Bookmark {
 }
 
 impl Written {
-    const fn stream(&self, stream: OutputStream) -> &Vec<u8> {
+    const fn stream(&self, stream: OutputStream) -> &Kept {
         match stream {
             OutputStream::Stdout => &self.stdout,
             OutputStream::Stderr => &self.stderr,
+        }
+    }
+
+    const fn stream_mut(&mut self, stream: OutputStream) -> &mut Kept {
+        match stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        }
+    }
+
+    /// This stream has grown just now.
+    fn turn(&mut self, stream: OutputStream) {
+        let end = self.stream(stream).end();
+        let turns = &mut self.turns;
+        if let Some((_, reached)) = turns.last_mut().filter(|(last, _)| *last == stream) {
+            *reached = end;
+        } else if turns.len() < MAX_TURNS {
+            turns.push((stream, end));
         }
     }
 
@@ -94,7 +155,7 @@ impl Written {
         }
         [OutputStream::Stdout, OutputStream::Stderr]
             .into_iter()
-            .map(|stream| (stream, self.stream(stream).len() as u64))
+            .map(|stream| (stream, self.stream(stream).end()))
             .find(|(stream, end)| *end > bookmark.position.of(*stream))
     }
 }
@@ -109,13 +170,14 @@ impl Transcript {
     }
 
     /// Reads on from a bookmark, which moves; `None` where there is nothing more yet.
-    pub(crate) fn read(&self, bookmark: &mut Bookmark) -> Option<(OutputStream, Vec<u8>)> {
+    pub(crate) fn read(&self, bookmark: &mut Bookmark) -> Option<ExecutionEvent> {
         let written = self.written();
         let (stream, end) = written.next(bookmark)?;
-        let piece = piece(written.stream(stream), bookmark.position.of(stream), end)?.to_vec();
-        drop(written);
-        bookmark.position.advance(stream, piece.len());
-        Some((stream, piece))
+        let kept = written.stream(stream);
+        let from = bookmark.position.of(stream);
+        let piece = piece(&kept.bytes, kept.is_truncated, from, end)?;
+        bookmark.position.advance(stream, piece.length());
+        Some(piece.into_event(stream))
     }
 
     /// Is ready once more is written. Enable it before looking whether there is something to read.
@@ -129,34 +191,41 @@ impl Transcript {
     }
 }
 
-/// At most [`MAX_READ`] bytes of a stream between two places; `None` where there are none.
-pub(crate) fn piece(bytes: &[u8], from: u64, to: u64) -> Option<&[u8]> {
+/// What comes next between two places of a stream, at most [`MAX_READ`] bytes of it; `None` where there is nothing.
+pub(crate) fn piece(bytes: &[u8], is_truncated: bool, from: u64, to: u64) -> Option<Piece<'_>> {
     let from = usize::try_from(from).ok()?;
+    if from == bytes.len() {
+        return is_truncated.then_some(Piece::Truncated);
+    }
     let to = usize::try_from(to)
         .unwrap_or(usize::MAX)
         .min(bytes.len())
         .min(from.saturating_add(MAX_READ));
-    bytes.get(from..to).filter(|piece| !piece.is_empty())
+    let piece = bytes.get(from..to).filter(|piece| !piece.is_empty());
+    piece.map(Piece::Bytes)
 }
 
 impl OutputListener for Transcript {
     fn wrote(&self, stream: OutputStream, bytes: &[u8]) {
         {
-            let mut guard = self.written();
-            let written = &mut *guard;
-            let kept = match stream {
-                OutputStream::Stdout => &mut written.stdout,
-                OutputStream::Stderr => &mut written.stderr,
-            };
-            let room = self.cap.saturating_sub(kept.len());
-            kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            let end = kept.len() as u64;
-            let turns = &mut written.turns;
-            if let Some((_, reached)) = turns.last_mut().filter(|(last, _)| *last == stream) {
-                *reached = end;
-            } else if turns.len() < MAX_TURNS {
-                turns.push((stream, end));
+            let mut written = self.written();
+            let kept = written.stream_mut(stream);
+            // Nobody writes to a stream that was cut; if somebody did, readers would be told the end twice.
+            if !kept.is_truncated {
+                let room = self.cap.saturating_sub(kept.bytes.len());
+                kept.bytes
+                    .extend_from_slice(&bytes[..bytes.len().min(room)]);
+                written.turn(stream);
             }
+        }
+        self.grown.notify_waiters();
+    }
+
+    fn truncated(&self, stream: OutputStream) {
+        {
+            let mut written = self.written();
+            written.stream_mut(stream).is_truncated = true;
+            written.turn(stream);
         }
         self.grown.notify_waiters();
     }
@@ -169,7 +238,13 @@ mod tests {
 
     fn read_all(transcript: &Transcript, bookmark: &mut Bookmark) -> Vec<(OutputStream, String)> {
         std::iter::from_fn(|| transcript.read(bookmark))
-            .map(|(stream, bytes)| (stream, String::from_utf8(bytes).unwrap()))
+            .map(|event| match event {
+                ExecutionEvent::Output { stream, bytes } => {
+                    (stream, String::from_utf8(bytes).unwrap())
+                }
+                ExecutionEvent::Truncated { stream } => (stream, "(cut)".into()),
+                other => panic!("{other:?}"),
+            })
             .collect()
     }
 
@@ -226,6 +301,34 @@ mod tests {
     }
 
     #[test]
+    fn that_a_stream_was_cut_is_read_once_and_in_its_place() {
+        let transcript = Transcript::new(3);
+        transcript.wrote(Stdout, b"abc");
+        transcript.wrote(Stderr, b"x");
+        transcript.truncated(Stdout);
+        transcript.wrote(Stderr, b"y");
+        let mut bookmark = Bookmark::default();
+        let expected = [
+            (Stdout, "abc"),
+            (Stderr, "x"),
+            (Stdout, "(cut)"),
+            (Stderr, "y"),
+        ];
+        let expected = expected.map(|(stream, text)| (stream, text.to_owned()));
+        assert_eq!(read_all(&transcript, &mut bookmark), expected);
+        transcript.wrote(Stdout, b"d");
+        assert_eq!(read_all(&transcript, &mut bookmark), []);
+
+        // Whoever begins before the cut is told, whoever begins behind it has been.
+        for (stdout, told) in [(3, true), (4, false), (5, false)] {
+            let mut later = Bookmark::at(Position { stdout, stderr: 2 });
+            let read = read_all(&transcript, &mut later);
+            assert_eq!(read == [(Stdout, "(cut)".into())], told, "{stdout}");
+            assert_eq!(read.is_empty(), !told, "{stdout}");
+        }
+    }
+
+    #[test]
     fn nothing_is_lost_where_the_order_is_too_long_to_remember() {
         let transcript = Transcript::new(1 << 20);
         let mut bookmark = Bookmark::default();
@@ -234,8 +337,8 @@ mod tests {
             transcript.wrote(Stdout, b"o");
             transcript.wrote(Stderr, b"e");
         }
-        while let Some((stream, bytes)) = transcript.read(&mut bookmark) {
-            read[usize::from(stream == Stderr)] += bytes.len();
+        for (stream, text) in read_all(&transcript, &mut bookmark) {
+            read[usize::from(stream == Stderr)] += text.len();
         }
         assert_eq!(read, [MAX_TURNS, MAX_TURNS]);
         assert!(transcript.written().turns.capacity() <= 2 * MAX_TURNS);

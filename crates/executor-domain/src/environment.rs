@@ -126,11 +126,7 @@ mod tests {
     #[test]
     fn an_error_shows_no_more_of_a_name_than_a_person_reads() {
         let long = "x".repeat(MAX_VARIABLE_BYTES);
-        for (name, value) in [
-            (long.clone(), "v"),
-            (long.clone(), "\0"),
-            (long + "-", "v"),
-        ] {
+        for (name, value) in [(long.clone(), "v"), (long.clone(), "\0"), (long + "-", "v")] {
             let error = parse(&name, value).unwrap_err().to_string();
             assert!(error.len() < 256, "{} bytes", error.len());
         }

@@ -203,6 +203,15 @@ impl Execution {
         }
     }
 
+    /// Whether its guest has ever started.
+    pub const fn has_started(&self) -> bool {
+        match &self.state {
+            State::Pending => false,
+            State::Running { .. } => true,
+            State::Finished { started_at, .. } => started_at.is_some(),
+        }
+    }
+
     /// What it came to, once it has ended.
     pub const fn outcome(&self) -> Option<&Arc<Outcome>> {
         match &self.state {

@@ -10,16 +10,21 @@ use crate::JsonText;
 pub struct CapturedOutput {
     /// The bytes, not necessarily UTF-8.
     pub bytes: Vec<u8>,
-    /// Whether the guest wrote more than was kept.
-    pub truncated: bool,
+    /// How many bytes the guest wrote after those, which are lost.
+    pub truncated_bytes: u64,
 }
 
 impl CapturedOutput {
+    /// Whether the guest wrote more than was kept.
+    pub const fn is_truncated(&self) -> bool {
+        self.truncated_bytes > 0
+    }
+
     /// Output as text: what is not UTF-8 becomes U+FFFD. Where output was cut in the middle of a character, the rest of
     /// that character is left out, since the guest did write it well.
     pub fn text(&self) -> Cow<'_, str> {
         let bytes = &self.bytes;
-        let kept = if self.truncated {
+        let kept = if self.is_truncated() {
             &bytes[..bytes.len() - unfinished_tail(bytes)]
         } else {
             bytes
@@ -364,10 +369,10 @@ mod tests {
 
     #[test]
     fn a_cut_character_is_left_out_and_a_broken_one_is_shown() {
-        let show = |bytes: &[u8], truncated| {
+        let show = |bytes: &[u8], truncated: bool| {
             let output = CapturedOutput {
                 bytes: bytes.to_vec(),
-                truncated,
+                truncated_bytes: truncated.into(),
             };
             output.text().into_owned()
         };

@@ -61,9 +61,9 @@ impl Message {
                     exited_at: rfc3339(*at),
                 },
             ),
-            // An id is safe in a path: its grammar knows nothing that a path would need escaped.
-            Report::Heartbeat { id, at } => Self::new(
-                format!("executions/{id}/heartbeat"),
+            Report::Heartbeat { execution, at } => Self::of_execution(
+                execution,
+                "heartbeat",
                 &HeartbeatBody {
                     timestamp: rfc3339(*at),
                     progress: None,
@@ -71,14 +71,25 @@ impl Message {
             ),
             Report::Result(execution) => {
                 let body = ResultBody::of(execution).ok_or(MessageError::NotEnded)?;
-                let id = execution.id();
                 Ok(Self {
-                    key: Some(id.to_string()),
-                    trace_parent: execution.trace_parent().map(|step| step.to_string()),
-                    ..Self::new(format!("executions/{id}/result"), &body)?
+                    key: Some(execution.id().to_string()),
+                    ..Self::of_execution(execution, "result", &body)?
                 })
             }
         }
+    }
+
+    fn of_execution(
+        execution: &Execution,
+        what: &str,
+        body: &impl Serialize,
+    ) -> Result<Self, MessageError> {
+        // An id is safe in a path: its grammar knows nothing that a path would need escaped.
+        let path = format!("executions/{}/{what}", execution.id());
+        Ok(Self {
+            trace_parent: execution.trace_parent().map(|step| step.to_string()),
+            ..Self::new(path, body)?
+        })
     }
 
     fn new(path: String, body: &impl Serialize) -> Result<Self, MessageError> {
@@ -259,11 +270,11 @@ mod tests {
             ending,
             stdout: CapturedOutput {
                 bytes: b"hi\xff\n".to_vec(),
-                truncated: false,
+                truncated_bytes: 0,
             },
             stderr: CapturedOutput {
                 bytes: "☃".as_bytes()[..2].to_vec(),
-                truncated: true,
+                truncated_bytes: 7,
             },
             usage: Usage {
                 wall_time: Duration::from_nanos(2_134_499),
@@ -343,13 +354,18 @@ mod tests {
     fn a_traced_execution_is_reported_as_a_step_of_its_trace() {
         const STEP: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let mut execution = finished(completed("null"));
-        let header = |execution: &Execution| {
-            let report = Report::Result(execution.clone());
-            Message::of(&report, &identity()).unwrap().trace_parent
+        let headers = |execution: &Execution| {
+            let execution = execution.clone();
+            let beat = Report::Heartbeat {
+                execution: execution.clone(),
+                at: NOON,
+            };
+            [beat, Report::Result(execution)]
+                .map(|report| Message::of(&report, &identity()).unwrap().trace_parent)
         };
-        assert_eq!(header(&execution), None);
+        assert_eq!(headers(&execution), [None, None]);
         execution.trace(TraceParent::parse(STEP).unwrap());
-        assert_eq!(header(&execution).as_deref(), Some(STEP));
+        assert_eq!(headers(&execution), [STEP; 2].map(|step| Some(step.into())));
     }
 
     #[test]
@@ -402,11 +418,16 @@ mod tests {
             );
         }
 
+        let mut running = accepted();
+        running.start(NOON).unwrap();
         let (path, key, body) = message(&Report::Heartbeat {
-            id: ExecutionId::parse("e").unwrap(),
+            execution: running,
             at: NOON,
         });
-        assert_eq!((path.as_str(), key), ("executions/e/heartbeat", None));
+        assert_eq!(
+            (path.as_str(), key),
+            ("executions/exec_002/heartbeat", None)
+        );
         assert_eq!(
             body,
             json!({"timestamp": "2026-01-01T12:00:00.000000Z", "progress": null})

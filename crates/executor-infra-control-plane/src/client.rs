@@ -1,9 +1,7 @@
 //! One attempt to deliver one report.
 
 use std::{
-    error::Error,
-    fmt::{self, Write as _},
-    io,
+    fmt,
     time::{Duration, SystemTime},
 };
 
@@ -19,7 +17,9 @@ use hyper::{
 };
 use tokio::time::timeout;
 
-use crate::{answer::verdict, body::Message, transport::Transport};
+use executor_outbound::{ExchangeError, Outbound, OutboundError, chain};
+
+use crate::{answer::verdict, body::Message};
 
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -112,28 +112,14 @@ pub enum OptionsError {
         /// As it was written.
         url: String,
     },
-    /// This executable was built without TLS.
-    #[error(
-        "https needs an executable that was built with the feature `tls`, and this one was not"
-    )]
-    NoTls,
-    /// TLS needs a processor that this is not (`docs/adr/0008-tls-without-c.md`).
-    #[error("https needs {what}, which this processor does not have")]
-    Processor {
-        /// What is missing.
-        what: &'static str,
-    },
-    /// The host's certificates cannot be used.
-    #[error("failed to read the certificates that this host trusts")]
-    Certificates(#[source] io::Error),
+    /// It cannot be connected to from here.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
 }
 
 /// A control plane that is told over HTTP/1.1.
-///
-/// What is sent carries the token and what guests printed: it goes where it is addressed to, or nowhere. So redirects are not
-/// followed and no proxy of the environment is asked.
 pub struct HttpControlPlane {
-    transport: Transport,
+    outbound: Outbound,
     base: String,
     token: Option<BearerToken>,
     identity: Identity,
@@ -146,8 +132,8 @@ pub struct HttpControlPlane {
 enum AttemptError {
     #[error("failed to make a request")]
     Request(#[from] hyper::http::Error),
-    #[error("failed to get an answer")]
-    Exchange(#[from] hyper_util::client::legacy::Error),
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
     #[error("no answer within {0:?}")]
     Timeout(Duration),
 }
@@ -161,7 +147,7 @@ impl HttpControlPlane {
     pub fn new(options: HttpControlPlaneOptions) -> Result<Self, OptionsError> {
         let (uri, base) = base(&options.url, &options.prefix)?;
         Ok(Self {
-            transport: Transport::to(&uri, options.connect_timeout)?,
+            outbound: Outbound::to(&uri, options.connect_timeout)?,
             base,
             token: options.token,
             identity: options.identity,
@@ -184,7 +170,7 @@ impl HttpControlPlane {
             request = request.header(TRACEPARENT, step);
         }
         let request = request.body(Full::new(Bytes::from(message.body)))?;
-        let answer = self.transport.send(request).await?;
+        let answer = self.outbound.send(request).await?;
         let verdict = verdict(answer.status(), answer.headers(), SystemTime::now());
         // Where that takes long or goes wrong, the connection is closed, and nothing is lost.
         let _ = timeout(ANSWER_BODY_TIMEOUT, read_away(answer.into_body())).await;
@@ -260,17 +246,6 @@ async fn read_away(mut body: Incoming) {
             return;
         }
     }
-}
-
-/// An error and all its sources in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let _ = write!(line, ": {cause}");
-        source = cause.source();
-    }
-    line
 }
 
 #[cfg(test)]

@@ -7,8 +7,5 @@
 mod answer;
 mod body;
 mod client;
-#[cfg(feature = "tls")]
-mod tls;
-mod transport;
 
 pub use client::{BearerToken, HttpControlPlane, HttpControlPlaneOptions, Identity, OptionsError};

@@ -127,34 +127,40 @@ fn impatient(url: &str) -> HttpControlPlane {
     .unwrap()
 }
 
+/// The step of a trace that every execution is.
+const STEP: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
+
+const AT: Timestamp = Timestamp::from_unix_micros(0);
+
+fn running() -> Execution {
+    let id = ExecutionId::parse("exec_1").unwrap();
+    let mut execution = Execution::accept(id, SessionId::parse("s").unwrap(), AT);
+    execution.trace(TraceParent::parse(STEP).unwrap());
+    execution.start(AT).unwrap();
+    execution
+}
+
 fn heartbeat() -> Report {
     Report::Heartbeat {
-        id: ExecutionId::parse("e").unwrap(),
-        at: Timestamp::from_unix_micros(0),
+        execution: running(),
+        at: AT,
     }
 }
 
-/// The step of a trace that every result is.
-const STEP: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
-
 fn result(stdout: Vec<u8>) -> Report {
-    let at = Timestamp::from_unix_micros(0);
-    let id = ExecutionId::parse("exec_1").unwrap();
-    let mut execution = Execution::accept(id, SessionId::parse("s").unwrap(), at);
-    execution.trace(TraceParent::parse(STEP).unwrap());
-    execution.start(at).unwrap();
+    let mut execution = running();
     let outcome = Outcome {
         ending: Ending::Crashed(CrashCause::Memory),
         stdout: CapturedOutput {
             bytes: stdout,
-            truncated: false,
+            truncated_bytes: 0,
         },
         stderr: CapturedOutput::default(),
         usage: Usage::default(),
         start: Start::Cold,
         limits_hit: Vec::new(),
     };
-    execution.finish(at, outcome, Artifacts::default()).unwrap();
+    execution.finish(AT, outcome, Artifacts::default()).unwrap();
     Report::Result(execution)
 }
 
@@ -205,7 +211,7 @@ async fn what_goes_out_is_what_the_contract_says() {
     let requests = requests.lock().unwrap();
     let starts = [
         "POST /api/v1/internal/containers/ready HTTP/1.1\r\n",
-        "POST /api/v1/internal/executions/e/heartbeat HTTP/1.1\r\n",
+        "POST /api/v1/internal/executions/exec_1/heartbeat HTTP/1.1\r\n",
         "POST /api/v1/internal/executions/exec_1/result HTTP/1.1\r\n",
         "POST /api/v1/internal/containers/exited HTTP/1.1\r\n",
     ];
@@ -227,7 +233,7 @@ async fn what_goes_out_is_what_the_contract_says() {
         );
         assert_eq!(
             request.contains(&format!("traceparent: {STEP}\r\n")),
-            start.contains("result"),
+            start.contains("/executions/"),
             "{request}"
         );
     }
@@ -248,7 +254,7 @@ async fn without_a_token_none_is_sent() {
     assert_eq!(delivery, Delivery::Delivered);
     let request = requests.lock().unwrap().remove(0);
     assert!(
-        request.starts_with("POST /base/other/executions/e/heartbeat "),
+        request.starts_with("POST /base/other/executions/exec_1/heartbeat "),
         "{request}"
     );
     assert!(!request.contains("authorization"), "{request}");

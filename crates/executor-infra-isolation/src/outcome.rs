@@ -61,7 +61,7 @@ pub(crate) fn judge(program: &Program, finished: Finished, used: Option<&Counted
     hit(reason == Some(Reason::CpuTime), LimitHit::CpuTime);
     hit(reason == Some(Reason::WallTime), LimitHit::WallTime);
     hit(
-        finished.stdout.truncated || finished.stderr.truncated,
+        finished.stdout.is_truncated() || finished.stderr.is_truncated(),
         LimitHit::Output,
     );
     hit(reason == Some(Reason::ResultTooLarge), LimitHit::ResultSize);

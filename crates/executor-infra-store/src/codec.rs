@@ -97,11 +97,11 @@ pub(crate) fn decode(columns: Columns) -> Result<Decoded, String> {
         ending,
         stdout: CapturedOutput {
             bytes: columns.stdout,
-            truncated: facts.stdout_truncated,
+            truncated_bytes: facts.stdout_truncated,
         },
         stderr: CapturedOutput {
             bytes: columns.stderr,
-            truncated: facts.stderr_truncated,
+            truncated_bytes: facts.stderr_truncated,
         },
         usage: Usage {
             wall_time: Duration::from_nanos(facts.wall_nanos),
@@ -127,8 +127,9 @@ pub(crate) fn decode(columns: Columns) -> Result<Decoded, String> {
 #[derive(Serialize, Deserialize)]
 struct Facts {
     ending: EndingFacts,
-    stdout_truncated: bool,
-    stderr_truncated: bool,
+    /// Bytes that were lost.
+    stdout_truncated: u64,
+    stderr_truncated: u64,
     wall_nanos: u64,
     cpu_nanos: Option<u64>,
     peak_memory_bytes: Option<u64>,
@@ -149,8 +150,8 @@ impl Facts {
         let usage = &outcome.usage;
         Self {
             ending: EndingFacts::from(&outcome.ending),
-            stdout_truncated: outcome.stdout.truncated,
-            stderr_truncated: outcome.stderr.truncated,
+            stdout_truncated: outcome.stdout.truncated_bytes,
+            stderr_truncated: outcome.stderr.truncated_bytes,
             wall_nanos: nanos(usage.wall_time),
             cpu_nanos: usage.cpu_time.map(nanos),
             peak_memory_bytes: usage.peak_memory_bytes,

@@ -24,6 +24,8 @@ pub(crate) struct Effect {
     pub bytes: i64,
     /// Reports that wait more, or less.
     pub waiting: i64,
+    /// Reports that were refused.
+    pub refused: u64,
     /// Ids that are not kept any more.
     pub forgotten: Vec<String>,
 }
@@ -133,7 +135,10 @@ pub(crate) fn refused(
             "UPDATE executions SET report = ?2, refusal = ?3 WHERE id = ?1 AND report = ?4",
         )?
         .execute(params![id.as_str(), REFUSED, reason, WAITS])?;
-    Ok(settled(changed))
+    Ok(Effect {
+        refused: changed as u64,
+        ..settled(changed)
+    })
 }
 
 fn settled(reports: usize) -> Effect {
@@ -175,6 +180,7 @@ pub(crate) fn remove(connection: &Connection, number: i64) -> rusqlite::Result<E
         bytes: -bytes,
         waiting: -i64::from(report == WAITS),
         forgotten: vec![id],
+        ..Effect::default()
     })
 }
 

@@ -3,13 +3,19 @@
 use std::{
     fmt,
     path::Path,
-    sync::{Arc, atomic::Ordering, mpsc::Receiver},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::Receiver,
+    },
     thread,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use executor_application::{ExecutionStore, Fingerprint, Kept, Outbox, Page, Query, StoreError};
+use executor_application::{
+    ExecutionStore, Fingerprint, Kept, Outbox, OutboxLevels, Page, Query, StoreError,
+};
 use executor_domain::{Execution, ExecutionId};
 use rusqlite::Connection;
 
@@ -78,7 +84,7 @@ pub struct SqliteStore {
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore")
-            .field("backlog", &self.backlog())
+            .field("outbox", &self.levels())
             .finish_non_exhaustive()
     }
 }
@@ -156,11 +162,6 @@ impl SqliteStore {
             reads,
             shared,
         })
-    }
-
-    /// Reports that were given up undelivered since the store was opened, because there was no more room.
-    pub fn dropped_reports(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
     }
 
     #[cfg(test)]
@@ -301,7 +302,12 @@ impl Outbox for SqliteStore {
         self.shared.changed.notified().await;
     }
 
-    fn backlog(&self) -> u64 {
-        self.shared.backlog.load(Ordering::Relaxed)
+    fn levels(&self) -> OutboxLevels {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        OutboxLevels {
+            undelivered: read(&self.shared.backlog),
+            refused: read(&self.shared.refused),
+            dropped: read(&self.shared.dropped),
+        }
     }
 }

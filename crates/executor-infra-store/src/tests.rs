@@ -145,11 +145,11 @@ fn results() -> Vec<Execution> {
     let everything = Outcome {
         stdout: CapturedOutput {
             bytes: (0..=255).collect(),
-            truncated: true,
+            truncated_bytes: 7,
         },
         stderr: CapturedOutput {
             bytes: b"e\0".to_vec(),
-            truncated: false,
+            truncated_bytes: 0,
         },
         usage: Usage {
             wall_time: Duration::from_nanos(1_234_567_891),
@@ -217,7 +217,7 @@ async fn a_store_that_was_not_closed_has_what_it_acknowledged() {
     let store = SqliteStore::open(&directory.path().join("copy"), reporting()).unwrap();
     assert_eq!(found(&store, "e").await, Some(kept));
     assert_eq!(waiting(&store, None, 9).await, ["e"]);
-    assert_eq!(store.backlog(), 1);
+    assert_eq!(store.levels().undelivered, 1);
 }
 
 #[tokio::test]
@@ -300,13 +300,17 @@ async fn the_outbox_hands_out_the_oldest_first_until_they_are_settled() {
         store.finish(&loud(name, 10)).await.unwrap();
     }
     store.changed().await;
-    assert_eq!(store.backlog(), 4);
+    assert_eq!(store.levels().undelivered, 4);
     assert_eq!(waiting(&store, None, 2).await, ["c", "a"]);
     assert_eq!(waiting(&store, Some("a"), 9).await, ["d", "b"]);
     for _ in 0..2 {
         store.delivered(&id("a")).await.unwrap();
         store.refused(&id("d"), &"é".repeat(1000)).await.unwrap();
-        assert_eq!(store.backlog(), 2);
+        let levels = store.levels();
+        assert_eq!(
+            (levels.undelivered, levels.refused, levels.dropped),
+            (2, 1, 0)
+        );
     }
     assert_eq!(waiting(&store, None, 9).await, ["c", "b"]);
     // One that is settled or gone still has a place, or none: nothing is passed over.
@@ -338,7 +342,7 @@ async fn the_outbox_hands_out_no_more_than_fits_into_memory() {
 async fn where_nothing_is_reported_the_outbox_is_empty() {
     let store = SqliteStore::in_memory(StoreOptions::default()).unwrap();
     keep(&store, &loud("e", 1)).await;
-    assert_eq!(store.backlog(), 0);
+    assert_eq!(store.levels().undelivered, 0);
     assert_eq!(waiting(&store, None, 9).await, [""; 0]);
 }
 
@@ -511,14 +515,14 @@ async fn above_the_cap_the_oldest_go_first_and_undelivered_ones_last() {
     for name in ["u1", "u2", "d2", "u3"] {
         assert!(found(&store, name).await.is_some(), "{name}");
     }
-    assert_eq!(store.dropped_reports(), 0);
+    assert_eq!(store.levels().dropped, 0);
 
     keep(&store, &loud("u4", 4_000)).await;
     store.writes().tend().await;
     assert_eq!(found(&store, "d2").await, None);
     assert_eq!(found(&store, "u1").await, None);
-    assert_eq!(store.dropped_reports(), 1);
-    assert_eq!(store.backlog(), 3);
+    assert_eq!(store.levels().dropped, 1);
+    assert_eq!(store.levels().undelivered, 3);
     assert_eq!(waiting(&store, None, 9).await, ["u2", "u3", "u4"]);
 
     // What was just answered stays, even where it alone is too much.

@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     pub changed: Notify,
     /// Reports that wait.
     pub backlog: AtomicU64,
+    /// Reports that were refused for good, since the store was opened.
+    pub refused: AtomicU64,
     /// Reports that were given up undelivered, since the store was opened.
     pub dropped: AtomicU64,
     /// Transactions that were committed for writes.
@@ -225,6 +227,9 @@ impl Writer {
         self.totals.waiting += effect.waiting;
         let waiting = u64::try_from(self.totals.waiting).unwrap_or(0);
         self.shared.backlog.store(waiting, Ordering::Relaxed);
+        self.shared
+            .refused
+            .fetch_add(effect.refused, Ordering::Relaxed);
         if effect.waiting > 0 {
             self.shared.changed.notify_one();
         }
@@ -255,6 +260,7 @@ impl Effect {
     fn add(&mut self, other: Self) {
         self.bytes += other.bytes;
         self.waiting += other.waiting;
+        self.refused += other.refused;
         self.forgotten.extend(other.forgotten);
     }
 }

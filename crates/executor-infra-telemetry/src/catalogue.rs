@@ -71,6 +71,8 @@ catalogue! {
         "Bytes kept of what guests wrote";
     OUTPUT_TRUNCATED = "sandbox_output_truncated", Counter, ["stream"],
         "Streams that were cut because a guest wrote more than is kept";
+    OUTPUT_TRUNCATED_BYTES = "sandbox_output_truncated_bytes", Counter, ["stream"],
+        "Bytes that were not kept of streams that were cut";
     ACTIVE = "sandbox_executions_active", Gauge, [],
         "Guests that run";
     QUEUED = "sandbox_executions_queued", Gauge, [],
@@ -83,6 +85,8 @@ catalogue! {
         "Sandboxes made ahead that wait for a job; only where there is a warm pool";
     UNDELIVERED = "sandbox_undelivered_reports", Gauge, [],
         "Reports that the control plane has not got yet; only where there is an outbox";
+    LOST = "sandbox_lost_reports", Counter, ["reason"],
+        "Results that the control plane never gets: it `refused` them, or they were `dropped` undelivered to keep the store below its cap; only where there is an outbox";
     REQUESTS = "sandbox_http_requests", Counter, ["method", "route", "status"],
         "Requests by route pattern and status; the status is `abandoned` where the client left first";
     REQUEST_DURATION = "sandbox_http_request_duration_seconds", Histogram, ["route"],

@@ -92,6 +92,7 @@ pub struct Counters {
     limits_hit: Family<LimitLabels, Counter>,
     output_bytes: Family<StreamLabels, Counter>,
     output_truncated: Family<StreamLabels, Counter>,
+    output_truncated_bytes: Family<StreamLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
     request_duration: Histograms<RouteLabels>,
     /// How long the last text was: the next one is about as long.
@@ -119,6 +120,7 @@ impl Counters {
             limits_hit: Family::default(),
             output_bytes: Family::default(),
             output_truncated: Family::default(),
+            output_truncated_bytes: Family::default(),
             requests: Family::default(),
             request_duration: Family::new_with_constructor(lives),
             last_length: Mutex::new(0),
@@ -164,10 +166,9 @@ impl Counters {
         }
         for stream in ["stdout", "stderr"] {
             drop(self.output_bytes.get_or_create(&StreamLabels { stream }));
-            drop(
-                self.output_truncated
-                    .get_or_create(&StreamLabels { stream }),
-            );
+            for counter in [&self.output_truncated, &self.output_truncated_bytes] {
+                drop(counter.get_or_create(&StreamLabels { stream }));
+            }
         }
     }
 
@@ -196,6 +197,11 @@ impl Counters {
             &catalogue::OUTPUT_TRUNCATED,
             self.output_truncated.clone(),
         );
+        add(
+            registry,
+            &catalogue::OUTPUT_TRUNCATED_BYTES,
+            self.output_truncated_bytes.clone(),
+        );
         add(registry, &catalogue::REQUESTS, self.requests.clone());
         add(
             registry,
@@ -210,8 +216,11 @@ impl Counters {
         self.output_bytes
             .get_or_create(&labels)
             .inc_by(output.bytes.len() as u64);
-        if output.truncated {
+        if output.is_truncated() {
             self.output_truncated.get_or_create(&labels).inc();
+            self.output_truncated_bytes
+                .get_or_create(&labels)
+                .inc_by(output.truncated_bytes);
         }
     }
 }

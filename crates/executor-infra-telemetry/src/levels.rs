@@ -6,7 +6,7 @@ use executor_application::Levels;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
-        counter::ConstCounter,
+        counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
     },
@@ -21,6 +21,11 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LanguageLabels {
     language: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,8 +68,13 @@ pub(crate) fn registry(
         }
         sheet.add(&catalogue::WARM_SLOTS, slots);
     }
-    if let Some(undelivered) = levels.undelivered_reports {
-        sheet.add(&catalogue::UNDELIVERED, ConstGauge::new(undelivered));
+    if let Some(outbox) = levels.outbox {
+        sheet.add(&catalogue::UNDELIVERED, ConstGauge::new(outbox.undelivered));
+        let lost = Family::<ReasonLabels, Counter>::default();
+        for (reason, count) in [("refused", outbox.refused), ("dropped", outbox.dropped)] {
+            lost.get_or_create(&ReasonLabels { reason }).inc_by(count);
+        }
+        sheet.add(&catalogue::LOST, lost);
     }
     let build = Family::<VersionLabels, Gauge>::default();
     build.get_or_create(&VersionLabels { version }).set(1);

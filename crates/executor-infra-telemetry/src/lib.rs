@@ -9,6 +9,8 @@
 //! of series is bounded by construction.
 
 pub mod catalogue;
+#[cfg(feature = "otlp")]
+mod collector;
 mod counters;
 mod levels;
 #[cfg_attr(not(feature = "otlp"), path = "no_otlp.rs")]
@@ -22,7 +24,7 @@ pub use otlp::Otlp;
 /// What the collector of traces is told of us, and where it is.
 #[derive(Debug, Clone)]
 pub struct OtlpOptions {
-    /// The collector's base address: `http://host:port`, with or without a path; `/v1/traces` is added.
+    /// The collector's base address: `http` or `https`, host, port, with or without a path; `/v1/traces` is added.
     pub endpoint: String,
     /// The service's name, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` says another one.
     pub service: &'static str,

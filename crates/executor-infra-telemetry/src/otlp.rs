@@ -12,13 +12,13 @@ use opentelemetry::{
     Context, Key, KeyValue, SpanId, TraceFlags, TraceId,
     trace::{SpanContext, TraceContextExt as _, TraceState, TracerProvider as _},
 };
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use tracing::{Span, level_filters::LevelFilter};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer, Registry, filter::Targets};
 
-use crate::{OtlpError, OtlpOptions};
+use crate::{OtlpError, OtlpOptions, collector::Collector};
 
 /// How long the last spans may take to get out when the daemon ends.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -34,11 +34,13 @@ impl Otlp {
     ///
     /// # Errors
     ///
-    /// The endpoint is no address, or the thread cannot be started.
+    /// The endpoint is no address or one that cannot be connected to from here, or a thread cannot be started.
     pub fn start(options: &OtlpOptions) -> Result<Self, OtlpError> {
         let endpoint = format!("{}/v1/traces", options.endpoint.trim_end_matches('/'));
+        let collector = Collector::at(&endpoint).map_err(OtlpError::Start)?;
         let exporter = SpanExporter::builder()
             .with_http()
+            .with_http_client(collector)
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(endpoint)
             .build()

@@ -134,7 +134,7 @@ mod tests {
             execution.start(now).unwrap();
             let output = CapturedOutput {
                 bytes,
-                truncated: true,
+                truncated_bytes: 7,
             };
             let outcome = Outcome {
                 ending: Ending::Crashed(CrashCause::Memory),

@@ -66,17 +66,24 @@ pub(crate) fn answer(events: Events) -> Response {
 #[schema(as = Event)]
 #[expect(dead_code, reason = "events are written line by line")]
 pub(crate) struct EventDto {
-    /// `stdout`, `stderr`, `status`, or `result`, which is the last one
+    /// `status`, `stdout`, `stderr`, `truncated`, or `result`, which is the last one
     event: String,
     /// Where to go on: what `Last-Event-ID` takes
     id: String,
-    /// JSON: `{"text"}` of output, a status with its message, or the whole execution
+    /// JSON: a status with its message, `{"text"}` of output, which stream was cut after how many bytes, or the whole
+    /// execution
     data: String,
 }
 
 #[derive(Serialize)]
 struct OutputDto<'a> {
     text: &'a str,
+}
+
+#[derive(Serialize)]
+struct TruncatedDto {
+    stream: &'static str,
+    kept_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -107,6 +114,7 @@ impl Writer {
                     let text = self.decoder(stream).push(&bytes);
                     self.output(stream, &text);
                 }
+                ExecutionEvent::Truncated { stream } => self.truncated(stream),
                 ExecutionEvent::Ended(execution) => self.end(&execution),
             }
         }
@@ -129,13 +137,20 @@ impl Writer {
         }
     }
 
+    fn truncated(&mut self, stream: OutputStream) {
+        self.decoder(stream).leave_out();
+        let dto = TruncatedDto {
+            stream: name(stream),
+            // The cut itself counts as one.
+            kept_bytes: self.events.position().of(stream).saturating_sub(1),
+        };
+        let event = self.event("truncated", &dto);
+        self.ready.push_back(event);
+    }
+
     fn end(&mut self, execution: &Execution) {
         for stream in [OutputStream::Stdout, OutputStream::Stderr] {
-            let truncated = execution.outcome().is_some_and(|outcome| match stream {
-                OutputStream::Stdout => outcome.stdout.truncated,
-                OutputStream::Stderr => outcome.stderr.truncated,
-            });
-            let text = self.decoder(stream).finish(truncated);
+            let text = self.decoder(stream).finish();
             self.output(stream, &text);
         }
         let event = self.event("result", &ExecutionDto::from(execution));
@@ -187,14 +202,15 @@ impl Decoder {
         String::from_utf8_lossy(&whole).into_owned()
     }
 
-    /// What is left at the end. Of a stream that was cut, half a character is left out, since the guest did write it
-    /// well.
-    pub(crate) fn finish(&mut self, truncated: bool) -> String {
+    /// What is left at the end.
+    pub(crate) fn finish(&mut self) -> String {
         let held = std::mem::take(&mut self.held);
-        if truncated {
-            return String::new();
-        }
         String::from_utf8_lossy(&held).into_owned()
+    }
+
+    /// The stream was cut here: half a character is left out, since the guest did write it well.
+    pub(crate) fn leave_out(&mut self) {
+        self.held.clear();
     }
 
     fn held(&self) -> u64 {
@@ -214,7 +230,7 @@ mod tests {
             let mut text_so_far = decoder.push(&text[..cut]);
             assert!(!text_so_far.contains('\u{fffd}'), "cut at {cut}");
             text_so_far += &decoder.push(&text[cut..]);
-            text_so_far += &decoder.finish(false);
+            text_so_far += &decoder.finish();
             assert_eq!(text_so_far, "aé€🦀z", "cut at {cut}");
         }
         let mut byte_by_byte = Decoder::default();
@@ -229,9 +245,10 @@ mod tests {
         assert_eq!(decoder.push(b"b"), "\u{fffd}b");
         assert_eq!(decoder.push(b"\xe2\x82"), "");
         assert_eq!(decoder.held(), 2);
-        assert_eq!(decoder.finish(false), "\u{fffd}");
+        assert_eq!(decoder.finish(), "\u{fffd}");
         decoder.push(b"\xe2\x82");
-        assert_eq!(decoder.finish(true), "");
+        decoder.leave_out();
+        assert_eq!(decoder.finish(), "");
     }
 
     #[test]

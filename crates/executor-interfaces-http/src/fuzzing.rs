@@ -101,6 +101,9 @@ pub fn files_query(text: &str) -> Option<(usize, Option<ArchiveFormat>)> {
 pub fn decoded(pieces: &[&[u8]], truncated: bool) -> String {
     let mut decoder = events::Decoder::default();
     let mut text: String = pieces.iter().map(|piece| decoder.push(piece)).collect();
-    text += &decoder.finish(truncated);
+    if truncated {
+        decoder.leave_out();
+    }
+    text += &decoder.finish();
     text
 }

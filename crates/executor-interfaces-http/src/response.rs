@@ -56,6 +56,10 @@ pub(crate) struct ExecutionDto<'a> {
     stdout_truncated: bool,
     /// Whether the guest wrote more to stderr than was kept
     stderr_truncated: bool,
+    /// How many bytes of stdout were not kept
+    stdout_truncated_bytes: u64,
+    /// How many bytes of stderr were not kept
+    stderr_truncated_bytes: u64,
     /// The exit code of the guest's process; -1 where there is none
     exit_code: i32,
     /// The signal that the guest died of
@@ -155,6 +159,8 @@ impl<'a> From<&'a Execution> for ExecutionDto<'a> {
             stderr: Cow::Borrowed(""),
             stdout_truncated: false,
             stderr_truncated: false,
+            stdout_truncated_bytes: 0,
+            stderr_truncated_bytes: 0,
             exit_code: -1,
             signal: None,
             error: None,
@@ -191,8 +197,10 @@ impl<'a> ExecutionDto<'a> {
         }
         self.stdout = outcome.stdout.text();
         self.stderr = outcome.stderr.text();
-        self.stdout_truncated = outcome.stdout.truncated;
-        self.stderr_truncated = outcome.stderr.truncated;
+        self.stdout_truncated = outcome.stdout.is_truncated();
+        self.stderr_truncated = outcome.stderr.is_truncated();
+        self.stdout_truncated_bytes = outcome.stdout.truncated_bytes;
+        self.stderr_truncated_bytes = outcome.stderr.truncated_bytes;
         self.exit_code = outcome.ending.exit_code();
         self.signal = outcome.ending.signal();
         self.error = outcome.ending.error().map(GuestErrorDto::from);
@@ -308,11 +316,11 @@ mod tests {
         let outcome = Outcome {
             stdout: CapturedOutput {
                 bytes: b"hi\n".to_vec(),
-                truncated: false,
+                truncated_bytes: 0,
             },
             stderr: CapturedOutput {
                 bytes: vec![b'a', 0xff],
-                truncated: true,
+                truncated_bytes: 7,
             },
             usage: Usage {
                 wall_time: Duration::from_nanos(2_134_499),
@@ -344,6 +352,7 @@ mod tests {
                 "return_value": {"greeting": "Hello, Alice!"},
                 "stdout": "hi\n", "stderr": "a\u{fffd}",
                 "stdout_truncated": false, "stderr_truncated": true,
+                "stdout_truncated_bytes": 0, "stderr_truncated_bytes": 7,
                 "exit_code": 0, "signal": null, "error": null,
                 "metrics": {"duration_ms": 2.134, "cpu_time_ms": 1.3, "peak_memory_mb": 9.8,
                             "io_read_bytes": 0, "io_write_bytes": 4096, "start": "warm",

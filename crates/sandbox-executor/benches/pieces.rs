@@ -74,7 +74,7 @@ fn ended(accepted: &Execution, output: usize) -> Execution {
                 .cycle()
                 .take(output)
                 .collect(),
-            truncated: false,
+            truncated_bytes: 0,
         },
         stderr: CapturedOutput::default(),
         usage: Usage::default(),

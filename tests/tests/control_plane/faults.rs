@@ -61,7 +61,10 @@ async fn one_that_was_away_gets_everything_when_it_is_back() {
     plane.takes("/containers/ready", 1).await;
     let log = daemon.log();
     let said = |text: &str| log.matches(text).count();
+    // Once, with what a person who has no control plane can do about it.
     assert_eq!(said("does not take reports"), 1, "{log}");
+    assert_eq!(said("CONTROL_PLANE_URL=none switches reports off"), 1);
+    assert_eq!(said(&url), 1, "{log}");
     eventually("it says so", || {
         daemon.log().contains("takes reports again")
     })

@@ -8,6 +8,7 @@
 )]
 
 mod faults;
+mod killed;
 mod lasting;
 mod plane;
 mod reference;

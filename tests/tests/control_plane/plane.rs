@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,15 +13,8 @@ use tokio::{
     task::JoinHandle,
     time::sleep,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    },
-};
 
-use super::support::eventually;
+use super::support::{eventually, tls};
 
 /// How it treats whoever connects.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,16 +102,7 @@ impl Plane {
     pub(crate) async fn listen_with_tls(&self) -> Listening {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let certificate = CertificateDer::from_pem_file(fixture("server.pem")).unwrap();
-        let key = PrivateKeyDer::from_pem_file(fixture("server.key")).unwrap();
-        let config =
-            ServerConfig::builder_with_provider(rustls_graviola::default_provider().into())
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![certificate], key)
-                .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = tls::acceptor();
         let plane = self.clone();
         let accepting = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
@@ -203,13 +186,6 @@ impl Listening {
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
-}
-
-/// A file of the certificates for tests.
-pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures/tls")
-        .join(name)
 }
 
 fn ending(requests: &Mutex<Vec<Request>>, end: &str) -> Vec<Request> {

@@ -6,10 +6,11 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{
-    plane::{Manners, Plane, fixture},
+    plane::{Manners, Plane},
     support::{
         daemon::{Daemon, appears, passable_directory, request, request_with},
         eventually,
+        tls::fixture,
     },
 };
 
@@ -198,21 +199,26 @@ fn seconds(time: &Value) -> f64 {
 }
 
 #[tokio::test]
-async fn a_result_is_a_step_of_the_trace_that_its_request_belongs_to() {
+async fn heartbeats_and_result_are_steps_of_the_trace_that_the_request_belongs_to() {
     let plane = Plane::new(Manners::Good).listen().await;
-    let daemon = Daemon::with(&[("CONTROL_PLANE_URL", &plane.url())]);
+    let daemon = Daemon::with(&[
+        ("CONTROL_PLANE_URL", &plane.url()),
+        ("HEARTBEAT_INTERVAL", "1"),
+    ]);
     let trace = "0af7651916cd43dd8448eb211c80319c";
-    let run = request("shell", "true");
+    let run = request("shell", "until [ -e release ]; do sleep 0.05; done");
     let traced = daemon
         .post(&run)
         .header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"));
-    assert!(traced.send().await.unwrap().status().is_success());
+    let answer = tokio::spawn(traced.send());
+    let heartbeat = plane.plane.takes("/heartbeat", 1).await.remove(0);
+    fs::write(daemon.file("release"), "").unwrap();
+    assert!(answer.await.unwrap().unwrap().status().is_success());
     let result = plane.plane.takes("/result", 1).await.remove(0);
-    assert!(
-        result.head.contains(&format!("traceparent: 00-{trace}-")),
-        "{}",
-        result.head
-    );
+    for report in [heartbeat, result] {
+        let step = format!("traceparent: 00-{trace}-");
+        assert!(report.head.contains(&step), "{}", report.head);
+    }
 
     daemon.execute(&request("shell", "true")).await.completed();
     let results = plane.plane.takes("/result", 2).await;

@@ -191,7 +191,7 @@ fn output_stands_at_its_cap_in_every_language() {
         ));
         assert_returned(&outcome, answer);
         for (stream, byte) in [(&outcome.stdout, b'x'), (&outcome.stderr, b'y')] {
-            assert!(stream.truncated);
+            assert!(stream.is_truncated());
             assert_eq!(stream.bytes.len(), CAP);
             assert!(stream.bytes.iter().all(|found| *found == byte));
         }

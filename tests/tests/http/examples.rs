@@ -114,8 +114,10 @@ async fn the_answer_has_the_documented_shape() {
             "status",
             "stderr",
             "stderr_truncated",
+            "stderr_truncated_bytes",
             "stdout",
             "stdout_truncated",
+            "stdout_truncated_bytes",
         ]
     );
     assert_eq!(

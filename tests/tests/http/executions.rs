@@ -1,6 +1,6 @@
 //! Executions that nobody waits for: answered at once, read as they happen, cancelled, and found again.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
@@ -81,12 +81,24 @@ async fn as_the_control_plane_asks_it_is_answered_at_once_and_runs() {
     let expected = json!({"execution_id": "exec_20260115_abc12345", "status": "pending",
         "message": "Execution submitted"});
     assert_eq!(answer.body, expected);
+    // It tries again where it got no answer, and that runs nothing.
+    let again = daemon.execute(&request).await;
+    assert_eq!(again.status, 200);
+    assert_eq!(again.body["execution_id"], answer.body["execution_id"]);
     let ended = daemon.ended(id(&request)).await;
     assert_eq!(
         ended["return_value"],
         json!({"hello": "Alice", "a": "1"}),
         "{ended:#}"
     );
+
+    // What it reads of a health check, by name and type.
+    let health = daemon.health().await;
+    assert_eq!(health.status, 200);
+    assert_eq!(health.body["status"], "healthy");
+    assert!(health.body["version"].is_string());
+    assert!(health.body["uptime_seconds"].is_number());
+    assert_eq!(health.body["active_executions"], 0);
 }
 
 #[tokio::test]
@@ -206,6 +218,61 @@ async fn a_reader_that_does_not_read_holds_no_guest_up() {
         }
     }
     assert_eq!(read, 9_000_000);
+}
+
+#[tokio::test]
+async fn a_million_lines_come_in_order_up_to_the_cap_then_a_notice_and_the_end() {
+    const LINES: usize = 1_000_000;
+    const CAP: usize = 5_000_000;
+    let daemon = Daemon::start();
+    let code = format!("for n in range({LINES}): print(n)");
+    let more = json!({"mode": "script", "limits": {"max_output_bytes": CAP}});
+    let flood = request_with("python", &code, more);
+    let mut written = String::new();
+    for n in 0..LINES {
+        writeln!(written, "{n}").unwrap();
+    }
+
+    let mut events = Events::of(daemon.post(&flood).header("accept", "text/event-stream")).await;
+    let (mut text, mut names, mut places) = (String::new(), Vec::new(), Vec::new());
+    while let Some((name, place, data)) = events.next().await {
+        match name.as_str() {
+            "stdout" => {
+                text += data["text"].as_str().unwrap();
+                places.push((place, text.len()));
+                continue;
+            }
+            "truncated" => {
+                assert_eq!(data, json!({"stream": "stdout", "kept_bytes": CAP}));
+                assert_eq!(text.len(), CAP, "the notice came too early");
+            }
+            "result" => {
+                assert_eq!(data["status"], "completed");
+                assert_eq!(data["stdout_truncated"], true);
+                assert_eq!(data["stdout_truncated_bytes"], written.len() - CAP);
+            }
+            _ => {}
+        }
+        names.push(name);
+    }
+    assert_eq!(names, ["status", "status", "truncated", "result"]);
+    // Not with `assert_eq!`: nobody wants to read both.
+    assert!(text == written[..CAP], "lines are missing or out of order");
+
+    // Whoever lost the connection on the way gets the rest, and the notice.
+    let (place, had) = &places[places.len() / 2];
+    let path = format!("/executions/{}/events", id(&flood));
+    let mut events = Events::of(daemon.get(&path).header("last-event-id", place)).await;
+    let (mut rest, mut names) = (String::new(), Vec::new());
+    while let Some((name, _, data)) = events.next().await {
+        if name == "stdout" {
+            rest += data["text"].as_str().unwrap();
+        } else {
+            names.push(name);
+        }
+    }
+    assert_eq!(names, ["truncated", "result"]);
+    assert!(rest == written[*had..CAP]);
 }
 
 #[tokio::test]

@@ -5,7 +5,6 @@
 mod examples;
 mod executions;
 mod files;
-mod killed;
 mod observe;
 mod operation;
 mod requests;

@@ -6,12 +6,19 @@ use nix::sys::signal::Signal;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{
+        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+        BufReader,
+    },
+    net::TcpListener,
     sync::mpsc,
 };
+use tokio_rustls::TlsAcceptor;
 
-use super::support::daemon::{Answer, Daemon, command, request, request_with};
+use super::support::{
+    daemon::{Answer, Daemon, command, request, request_with},
+    tls::{acceptor, fixture},
+};
 
 async fn metrics(daemon: &Daemon) -> String {
     let answer = daemon.get("/metrics").send().await.unwrap();
@@ -76,6 +83,10 @@ async fn counters_follow_what_happens() {
         (r#"sandbox_limits_hit_total{limit="output"}"#, "1"),
         (r#"sandbox_output_bytes_total{stream="stdout"}"#, "103"),
         (r#"sandbox_output_truncated_total{stream="stdout"}"#, "1"),
+        (
+            r#"sandbox_output_truncated_bytes_total{stream="stdout"}"#,
+            "4900",
+        ),
         (
             r#"sandbox_http_requests_total{method="POST",route="/execute",status="200"}"#,
             "3",
@@ -194,9 +205,14 @@ async fn the_log_names_ids_and_keeps_secrets() {
     }
 }
 
-/// A collector of traces that hands on what it gets: head and body of each request.
-async fn collector() -> (String, mpsc::UnboundedReceiver<(String, Vec<u8>)>) {
-    async fn take(stream: TcpStream) -> std::io::Result<(String, Vec<u8>)> {
+/// What a collector got: head and body of each request.
+type Received = mpsc::UnboundedReceiver<(String, Vec<u8>)>;
+
+/// A collector of traces that hands on what it gets, and the port that it listens on.
+async fn collector(tls: Option<TlsAcceptor>) -> (u16, Received) {
+    async fn take(
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> std::io::Result<(String, Vec<u8>)> {
         let mut stream = BufReader::new(stream);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -216,19 +232,40 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<(String, Vec<u8>)>) {
         stream
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
             .await?;
+        stream.shutdown().await?;
         Ok((head, body))
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let port = listener.local_addr().unwrap().port();
     let (sender, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            if let Ok(request) = take(stream).await {
+            let taken = match &tls {
+                None => take(stream).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => take(stream).await,
+                    // Whoever does not trust us hangs up.
+                    Err(error) => Err(error),
+                },
+            };
+            if let Ok(request) = taken {
                 let _ = sender.send(request);
             }
         }
     });
-    (endpoint, receiver)
+    (port, receiver)
+}
+
+/// Heads, in lower case, and bodies of all that was received.
+async fn all(mut received: Received) -> (String, Vec<u8>) {
+    received.close();
+    let (mut heads, mut bodies) = (String::new(), Vec::new());
+    while let Some((head, body)) = received.recv().await {
+        assert!(head.starts_with("POST /v1/traces "), "{head}");
+        heads += &head.to_ascii_lowercase();
+        bodies.extend(body);
+    }
+    (heads, bodies)
 }
 
 fn has(body: &[u8], part: &[u8]) -> bool {
@@ -239,7 +276,8 @@ const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
 
 #[tokio::test]
 async fn spans_reach_the_collector_as_part_of_the_callers_trace() {
-    let (endpoint, mut received) = collector().await;
+    let (port, received) = collector(None).await;
+    let endpoint = format!("http://127.0.0.1:{port}");
     let mut daemon = Daemon::with(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=of-the-collector"),
@@ -255,14 +293,7 @@ async fn spans_reach_the_collector_as_part_of_the_callers_trace() {
     // Spans that wait for their batch are sent at the end.
     daemon.signal(Signal::SIGTERM);
     daemon.exit().await;
-    received.close();
-    let mut all = Vec::new();
-    let mut heads = String::new();
-    while let Some((head, body)) = received.recv().await {
-        assert!(head.starts_with("POST /v1/traces "), "{head}");
-        heads += &head.to_ascii_lowercase();
-        all.extend(body);
-    }
+    let (heads, all) = all(received).await;
     assert!(heads.contains("x-key: of-the-collector\r\n"), "{heads}");
     for part in [
         &b"request"[..],
@@ -277,6 +308,33 @@ async fn spans_reach_the_collector_as_part_of_the_callers_trace() {
     }
     assert!(!has(&all, b"MARK"));
     assert_eq!(daemon.log(), "");
+}
+
+#[tokio::test]
+async fn over_tls_spans_reach_only_a_collector_that_the_host_trusts() {
+    let authority = fixture("authority.pem");
+    let authority = authority.to_str().unwrap();
+    for (host, trusted, arrives) in [
+        ("localhost", Some(authority), true),
+        // Nobody vouches for it; and the certificate is not for this name.
+        ("localhost", None, false),
+        ("127.0.0.1", Some(authority), false),
+    ] {
+        let (port, received) = collector(Some(acceptor())).await;
+        let endpoint = format!("https://{host}:{port}");
+        let mut settings = vec![
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer MARK"),
+        ];
+        settings.extend(trusted.map(|file| ("SSL_CERT_FILE", file)));
+        let mut daemon = Daemon::with(&settings);
+        daemon.execute(&request("shell", "true")).await.completed();
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.exit().await.code(), Some(143));
+        let (heads, bodies) = all(received).await;
+        assert_eq!(heads.contains("bearer mark"), arrives, "{endpoint}");
+        assert_eq!(has(&bodies, b"/execute"), arrives, "{endpoint}");
+    }
 }
 
 #[tokio::test]
@@ -298,7 +356,7 @@ async fn a_collector_that_hangs_holds_neither_runs_nor_the_end_up() {
 #[test]
 fn an_endpoint_that_cannot_be_used_is_a_mistake_at_once() {
     let output = command()
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://collector:4318")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(64));

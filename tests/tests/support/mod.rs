@@ -12,6 +12,7 @@ pub(crate) mod daemon;
 pub(crate) mod holdings;
 pub(crate) mod raw;
 pub(crate) mod seatbelt;
+pub(crate) mod tls;
 
 use std::{env, path::PathBuf, time::Duration};
 

@@ -208,7 +208,7 @@ impl Run {
         }
         self.progress
             .send_modify(|progress| progress.execution = self.execution.clone());
-        let _running = self.shared.running.enter(command.execution_id.clone());
+        let _running = self.shared.running.enter(&self.execution);
         let job = Job {
             execution_id: command.execution_id,
             session_id: command.session_id,

@@ -1,3 +1,5 @@
+mod events;
+
 use std::collections::BTreeMap;
 
 use executor_domain::{
@@ -7,8 +9,7 @@ use executor_domain::{
 
 use super::*;
 use crate::{
-    Cursor, ExecutionEvent, Fingerprint, MockExecutionStore, MockWorkspace, MockWorkspaces,
-    OutputStream,
+    Cursor, Fingerprint, MockExecutionStore, MockWorkspace, MockWorkspaces,
     fake::{FakeSandbox, NoWorkspaces, StoppedClock},
 };
 
@@ -436,104 +437,6 @@ async fn a_cancelled_run_is_dead_and_keeps_its_result() {
     assert_eq!(done.status(), Status::Completed);
 }
 
-/// Reads on to the end: the words of the events, and how far the reader had come before each.
-async fn read(mut events: Events) -> Vec<(String, Position)> {
-    let mut read = Vec::new();
-    loop {
-        let position = events.position();
-        let Some(event) = events.next().await else {
-            return read;
-        };
-        let words = match event {
-            ExecutionEvent::Status(status) => status.as_str().to_owned(),
-            ExecutionEvent::Output { stream, bytes } => {
-                format!("{stream:?} {}", String::from_utf8_lossy(&bytes).trim_end())
-            }
-            ExecutionEvent::Ended(execution) => format!("ended {}", execution.status().as_str()),
-        };
-        read.push((words, position));
-    }
-}
-
-fn words(read: &[(String, Position)]) -> Vec<&str> {
-    read.iter().map(|(words, _)| words.as_str()).collect()
-}
-
-#[tokio::test(start_paused = true)]
-async fn events_come_while_the_guest_writes_and_can_be_read_again_from_anywhere() {
-    const CODE: &str = "echo one\nsleep 1000\nwarn two\nsleep 1000\necho three";
-    let (executor, _) = executor(Options::default());
-    let submission = executor.submit(command("e", CODE)).await.unwrap();
-    let mut live = submission.events(Position::default());
-    assert_eq!(
-        live.next().await,
-        Some(ExecutionEvent::Status(Status::Pending))
-    );
-    assert_eq!(
-        live.next().await,
-        Some(ExecutionEvent::Status(Status::Running))
-    );
-    assert_eq!(
-        live.next().await,
-        Some(ExecutionEvent::Output {
-            stream: OutputStream::Stdout,
-            bytes: b"one\n".to_vec()
-        })
-    );
-    assert!(live.execution().outcome().is_none(), "it still runs");
-    assert_eq!(
-        live.next().await,
-        Some(ExecutionEvent::Output {
-            stream: OutputStream::Stderr,
-            bytes: b"two\n".to_vec()
-        })
-    );
-    assert!(live.execution().outcome().is_none(), "it still runs");
-    let live = read(live).await;
-    assert_eq!(words(&live), ["Stdout three", "ended completed"]);
-    drop(submission);
-
-    // From any place that a reader had come to, the rest comes again: also once it has ended.
-    for (skip, (_, position)) in live.iter().enumerate() {
-        let events = executor.events(&id("e"), *position).await.unwrap().unwrap();
-        let mut again = read(events).await;
-        let mut expected = live[skip..].to_vec();
-        // The order between the streams is not part of a result.
-        again.sort_by(|a, b| a.0.cmp(&b.0));
-        expected.sort_by(|a, b| a.0.cmp(&b.0));
-        assert_eq!(words(&again), words(&expected));
-    }
-    assert!(
-        executor
-            .events(&id("other"), Position::default())
-            .await
-            .unwrap()
-            .is_none()
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_reader_that_does_not_read_holds_nobody_up() {
-    let (executor, _) = executor(Options::default());
-    let submission = executor
-        .submit(command("e", "flood 1000000\nreturn 1"))
-        .await
-        .unwrap();
-    let sleeper = submission.events(Position::default());
-    assert_eq!(
-        submission.finished().await.unwrap().status(),
-        Status::Completed
-    );
-    let mut read = 0;
-    let mut events = sleeper;
-    while let Some(event) = events.next().await {
-        if let ExecutionEvent::Output { bytes, .. } = event {
-            read += bytes.len();
-        }
-    }
-    assert_eq!(read, 1_000_000);
-}
-
 #[tokio::test(start_paused = true)]
 async fn lists_name_everybody_with_what_is_known_now() {
     let (executor, sandbox) = executor(capacity(1, 10));
@@ -812,11 +715,16 @@ async fn who_counts_is_told_of_a_result_that_could_not_be_kept() {
 }
 
 #[tokio::test]
-async fn levels_show_the_backlog_of_reports() {
+async fn levels_show_how_it_stands_with_reports() {
     let (silent, _) = executor(Options::default());
-    assert_eq!(silent.levels().undelivered_reports, None);
+    assert_eq!(silent.levels().outbox, None);
     let mut outbox = crate::MockOutbox::new();
-    outbox.expect_backlog().return_const(7_u64);
+    let levels = crate::OutboxLevels {
+        undelivered: 7,
+        refused: 2,
+        dropped: 1,
+    };
+    outbox.expect_levels().return_const(levels);
     let instruments = Instruments {
         outbox: Some(Arc::new(outbox)),
         ..Instruments::default()
@@ -825,7 +733,7 @@ async fn levels_show_the_backlog_of_reports() {
         instruments,
         ..Options::default()
     });
-    assert_eq!(reporting.levels().undelivered_reports, Some(7));
+    assert_eq!(reporting.levels().outbox, Some(levels));
 }
 
 #[tokio::test(start_paused = true)]

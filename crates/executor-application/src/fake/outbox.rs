@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use executor_domain::{Execution, ExecutionId};
 use tokio::sync::Notify;
 
-use crate::{Outbox, StoreError, reports::size_of};
+use crate::{Outbox, OutboxLevels, StoreError, reports::size_of};
 
 /// An outbox in memory, for tests. Bounded in count and bytes; where it is full, the oldest report goes.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ struct Waiting {
     next: u64,
     bytes: usize,
     refused: u64,
+    dropped: u64,
 }
 
 impl Default for MemoryOutbox {
@@ -64,11 +65,6 @@ impl MemoryOutbox {
         self.came.notify_one();
     }
 
-    /// Reports that the control plane will never take.
-    pub fn refusals(&self) -> u64 {
-        self.lock().refused
-    }
-
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Nothing in here panics half-way through a change.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -95,6 +91,7 @@ impl Waiting {
         if let Some((_, oldest)) = self.reports.pop_first() {
             self.numbers.remove(oldest.id());
             self.bytes -= size_of(&oldest);
+            self.dropped += 1;
         }
     }
 }
@@ -134,8 +131,13 @@ impl Outbox for MemoryOutbox {
         self.came.notified().await;
     }
 
-    fn backlog(&self) -> u64 {
-        self.lock().reports.len() as u64
+    fn levels(&self) -> OutboxLevels {
+        let waiting = self.lock();
+        OutboxLevels {
+            undelivered: waiting.reports.len() as u64,
+            refused: waiting.refused,
+            dropped: waiting.dropped,
+        }
     }
 }
 
@@ -166,7 +168,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(names(&outbox, Some("c"), 9).await, ["a", "b"]);
-        assert_eq!(outbox.backlog(), 2);
+        assert_eq!(outbox.levels().undelivered, 2);
     }
 
     #[tokio::test]
@@ -191,6 +193,9 @@ mod tests {
         let id = ExecutionId::parse("a").unwrap();
         outbox.refused(&id, "why").await.unwrap();
         outbox.refused(&id, "why").await.unwrap();
-        assert_eq!((outbox.backlog(), outbox.refusals()), (0, 1));
+        assert_eq!(
+            (outbox.levels().undelivered, outbox.levels().refused),
+            (0, 1)
+        );
     }
 }

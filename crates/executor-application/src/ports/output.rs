@@ -17,6 +17,10 @@ pub trait OutputListener: Send + Sync {
     /// The guest wrote this, after all that it wrote to the same stream before. MUST NOT block: whoever calls is about
     /// to read the guest's next bytes.
     fn wrote(&self, stream: OutputStream, bytes: &[u8]);
+
+    /// The guest has written more to this stream than is kept: what was heard of it is all that will be, though the run
+    /// goes on. Called once at most for each stream. MUST NOT block.
+    fn truncated(&self, stream: OutputStream);
 }
 
 /// Whoever listens to a run, if anybody does.
@@ -40,6 +44,13 @@ impl Listener {
             && !bytes.is_empty()
         {
             listener.wrote(stream, bytes);
+        }
+    }
+
+    /// Passes on that a stream was cut.
+    pub fn truncated(&self, stream: OutputStream) {
+        if let Some(listener) = &self.0 {
+            listener.truncated(stream);
         }
     }
 }

@@ -51,8 +51,8 @@ pub enum Report {
     },
     /// An execution is still running.
     Heartbeat {
-        /// Which one.
-        id: ExecutionId,
+        /// The execution as it was when it started.
+        execution: Execution,
         /// When this was so.
         at: Timestamp,
     },
@@ -100,6 +100,17 @@ pub trait ControlPlane: Send + Sync {
     async fn deliver(&self, report: &Report) -> Delivery;
 }
 
+/// How it stands with the reports of an outbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OutboxLevels {
+    /// Reports that wait for delivery.
+    pub undelivered: u64,
+    /// Reports that the control plane refused for good, since the outbox was opened.
+    pub refused: u64,
+    /// Reports that were given up undelivered for want of room, since the outbox was opened.
+    pub dropped: u64,
+}
+
 /// Keeps the reports of ended executions until they are delivered. A report comes into it together with the result, in
 /// one transaction.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -121,6 +132,6 @@ pub trait Outbox: Send + Sync {
     /// Waits until a report has come in since the last call. May wake for nothing. Cancel safe.
     async fn changed(&self);
 
-    /// Reports that wait for delivery.
-    fn backlog(&self) -> u64;
+    /// How it stands now. MUST NOT block.
+    fn levels(&self) -> OutboxLevels;
 }

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use executor_domain::{Execution, Language, TraceParent};
 use tracing::Span;
 
-use super::Outbox;
+use super::{Outbox, OutboxLevels};
 use crate::RunFailure;
 
 /// A run that has ended, whatever its guest did.
@@ -58,8 +58,8 @@ pub struct Levels {
     pub max_waiting: usize,
     /// Warm slots by language; none where there is no pool.
     pub warm_slots: Vec<WarmSlots>,
-    /// Reports that the control plane has not got yet; `None` where there is no outbox.
-    pub undelivered_reports: Option<u64>,
+    /// Reports on their way to the control plane; `None` where there is no outbox.
+    pub outbox: Option<OutboxLevels>,
 }
 
 /// How counters are written down.

@@ -1,29 +1,62 @@
 //! Says of every execution that runs that it still does.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
-use executor_domain::ExecutionId;
+use executor_domain::Execution;
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::{Clock, ControlPlane, Report, Running, running::RunNumber};
+use crate::{Clock, ControlPlane, Delivery, Report, Running, running::RunNumber};
 
 /// Heartbeats on their way at the same time.
 const PARALLEL: usize = 16;
 
+/// How many beats must fail, with none that arrives in between, until the control plane counts as away.
+const FAILURES_OF_MANY: u32 = 3;
+
 /// Sends a heartbeat for each execution that runs, every interval from its start.
 ///
 /// Each has one on its way at most, the wait for a place included: while that lasts, its next ones are left out, since they
-/// would say the same. So a control plane that is slow gets fewer of them, and of each run in turn, not a queue.
+/// would say the same. So a control plane that is slow gets fewer of them, and of each run in turn, not a queue. One that
+/// is away gets about one in an interval, however many run, until one arrives.
 pub(crate) struct Heartbeats {
     control_plane: Arc<dyn ControlPlane>,
     clock: Arc<dyn Clock>,
     running: Running,
     interval: Duration,
     places: Arc<Semaphore>,
+    contact: Arc<Contact>,
+}
+
+/// Whether heartbeats arrive.
+#[derive(Debug, Default)]
+struct Contact {
+    /// Those that failed since the last one that arrived.
+    failures: AtomicU32,
+}
+
+impl Contact {
+    fn note(&self, has_arrived: bool) {
+        if has_arrived {
+            self.failures.store(0, Ordering::Relaxed);
+        } else {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= FAILURES_OF_MANY
+    }
 }
 
 impl Heartbeats {
@@ -39,6 +72,7 @@ impl Heartbeats {
             running,
             interval,
             places: Arc::new(Semaphore::new(PARALLEL)),
+            contact: Arc::default(),
         }
     }
 
@@ -47,11 +81,19 @@ impl Heartbeats {
         let mut beats = JoinSet::new();
         // At most one is on its way for each run.
         let mut busy = HashSet::new();
+        // Where the control plane is away, when to see next whether it is back.
+        let mut next_scout = Instant::now();
         loop {
             let (due, next) = self.running.due(self.interval);
-            for (number, id) in due {
+            for (number, execution) in due {
+                let is_scout = self.contact.is_lost();
+                if is_scout && !(busy.is_empty() && next_scout <= Instant::now()) {
+                    continue;
+                }
                 if busy.insert(number) {
-                    beats.spawn(self.beat(number, id));
+                    // Less than an interval, or the next beat of the same run would come too early by a hair.
+                    next_scout = Instant::now() + self.interval / 2;
+                    beats.spawn(self.beat(number, execution, is_scout));
                 }
             }
             tokio::select! {
@@ -71,23 +113,34 @@ impl Heartbeats {
         }
     }
 
-    fn beat(&self, number: RunNumber, id: ExecutionId) -> impl Future<Output = RunNumber> + use<> {
+    fn beat(
+        &self,
+        number: RunNumber,
+        execution: Execution,
+        is_scout: bool,
+    ) -> impl Future<Output = RunNumber> + use<> {
         let control_plane = Arc::clone(&self.control_plane);
         let clock = Arc::clone(&self.clock);
         let running = self.running.clone();
         let places = Arc::clone(&self.places);
+        let contact = Arc::clone(&self.contact);
         let interval = self.interval;
         async move {
             // In order of arrival, so that none starves. Nobody closes the semaphore.
             let _place = places.acquire().await;
-            // It may have ended while the beat waited for a place.
-            if running.has(number) {
+            // It may have ended while the beat waited for a place, and contact may have been lost.
+            if running.has(number) && (is_scout || !contact.is_lost()) {
                 let report = Report::Heartbeat {
-                    id,
+                    execution,
                     at: clock.now(),
                 };
                 let sent = timeout(interval, control_plane.deliver(&report)).await;
                 tracing::debug!(?sent, "heartbeat");
+                // One that is refused has met somebody.
+                contact.note(matches!(
+                    sent,
+                    Ok(Delivery::Delivered | Delivery::Refused { .. })
+                ));
             }
             number
         }

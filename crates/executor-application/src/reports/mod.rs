@@ -26,10 +26,12 @@ use reachable::Reachable;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What is configurable about reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportOptions {
     /// How often an execution that runs is reported.
     pub heartbeat_interval: Duration,
+    /// What an operator can do where the control plane takes no reports: said once, in the log.
+    pub remedy: String,
     /// What the delivery of results may take.
     pub bounds: DeliveryBounds,
 }
@@ -39,6 +41,7 @@ impl Default for ReportOptions {
     fn default() -> Self {
         Self {
             heartbeat_interval: Duration::from_secs(5),
+            remedy: String::new(),
             bounds: DeliveryBounds::default(),
         }
     }
@@ -73,7 +76,7 @@ pub struct Reports {
 impl Reports {
     /// Starts to deliver what the outbox keeps, and to report what runs. Must be called inside a tokio runtime.
     pub fn start(ports: ReportPorts, running: Running, options: ReportOptions) -> Self {
-        let reachable = Arc::new(Reachable::default());
+        let reachable = Arc::new(Reachable::new(options.remedy));
         let stop = CancellationToken::new();
         let last_orders = CancellationToken::new();
         let heartbeats = Heartbeats::new(
@@ -126,7 +129,7 @@ impl Reports {
             tracing::warn!("no time left to deliver reports");
         }
         drop(self.deliverer);
-        let backlog = self.ports.outbox.backlog();
+        let backlog = self.ports.outbox.levels().undelivered;
         if backlog > 0 {
             tracing::warn!(
                 backlog,
@@ -143,7 +146,16 @@ impl Reports {
             at: self.ports.clock.now(),
         };
         let deadline = deadline.max(Instant::now() + FAREWELL);
-        let said = timeout_at(deadline, say_once_more(&*self.ports.control_plane, &report)).await;
+        let control_plane = &*self.ports.control_plane;
+        let said = async {
+            // One that was away just now is asked once and not waited for.
+            if self.reachable.is_away() {
+                control_plane.deliver(&report).await
+            } else {
+                say_once_more(control_plane, &report).await
+            }
+        };
+        let said = timeout_at(deadline, said).await;
         if said != Ok(Delivery::Delivered) {
             tracing::warn!("the control plane has not heard that this daemon stops");
         }

@@ -6,9 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct Reachable {
     away: AtomicBool,
+    /// What an operator can do about it.
+    remedy: String,
 }
 
 impl Reachable {
+    pub(crate) const fn new(remedy: String) -> Self {
+        Self {
+            away: AtomicBool::new(false),
+            remedy,
+        }
+    }
+
+    /// Whether the last attempt that counted has failed.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.load(Ordering::Relaxed)
+    }
+
     /// An attempt failed that may succeed later.
     pub(crate) fn failed(&self, reason: &str) {
         if self.away.swap(true, Ordering::Relaxed) {
@@ -16,6 +30,7 @@ impl Reachable {
         } else {
             tracing::warn!(
                 reason,
+                remedy = self.remedy,
                 "the control plane does not take reports; they are kept, and tried again until it does"
             );
         }

@@ -14,7 +14,7 @@ pub(crate) struct Hearer<'a> {
 }
 
 /// Reads a stream to its end and keeps the first `cap` bytes, which are passed on as they come. Past the cap it goes on
-/// reading, so that a guest never blocks on a full pipe. Cancel safe: what was read so far is in `kept`.
+/// reading and counts, so that a guest never blocks on a full pipe. Cancel safe: what was read so far is in `kept`.
 pub(crate) async fn capture(
     mut stream: impl AsyncRead + Unpin,
     cap: usize,
@@ -44,7 +44,12 @@ pub(crate) async fn capture(
                 kept.bytes.shrink_to_fit();
                 return;
             }
-            Ok(_) if room == 0 => kept.truncated = true,
+            Ok(read) if room == 0 => {
+                if !kept.is_truncated() {
+                    hearer.listener.truncated(hearer.stream);
+                }
+                kept.truncated_bytes += read as u64;
+            }
             Ok(read) => {
                 let new = &kept.bytes[kept.bytes.len() - read..];
                 hearer.listener.wrote(hearer.stream, new);
@@ -78,11 +83,11 @@ mod tests {
         for cap in [1, 4095, 4096, 4097, 100_000, 1_000_000] {
             let input = vec![b'x'; cap + 1];
             let at = captured(&input[..cap], cap).await;
-            assert_eq!((at.bytes.len(), at.truncated), (cap, false), "cap {cap}");
+            assert_eq!((at.bytes.len(), at.truncated_bytes), (cap, 0), "cap {cap}");
             let above = captured(&input, cap).await;
             assert_eq!(
-                (above.bytes.len(), above.truncated),
-                (cap, true),
+                (above.bytes.len(), above.truncated_bytes),
+                (cap, 1),
                 "cap {cap}"
             );
         }
@@ -106,17 +111,22 @@ mod tests {
             guest.write_all(&vec![b'x'; 100_000]).await.unwrap();
         };
         tokio::join!(write, capture(ours, 10, &mut kept, NOBODY));
-        assert_eq!((kept.bytes.len(), kept.truncated), (10, true));
+        assert_eq!((kept.bytes.len(), kept.truncated_bytes), (10, 99_990));
     }
 
     #[tokio::test]
-    async fn what_is_kept_is_heard_at_once_and_nothing_else() {
+    async fn what_is_kept_is_heard_at_once_and_that_it_was_cut_once() {
         #[derive(Default)]
         struct Ear(Mutex<Vec<u8>>);
         impl OutputListener for Ear {
             fn wrote(&self, stream: OutputStream, bytes: &[u8]) {
                 assert_eq!(stream, OutputStream::Stderr);
                 self.0.lock().unwrap().extend_from_slice(bytes);
+            }
+
+            fn truncated(&self, stream: OutputStream) {
+                assert_eq!(stream, OutputStream::Stderr);
+                self.0.lock().unwrap().extend_from_slice(b"|cut");
             }
         }
         let ear = Arc::new(Ear::default());
@@ -133,11 +143,15 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             guest.write_all(b"second").await.unwrap();
+            while !ear.0.lock().unwrap().ends_with(b"|cut") {
+                tokio::task::yield_now().await;
+            }
+            guest.write_all(b"third").await.unwrap();
             drop(guest);
             ear
         };
         let (ear, ()) = tokio::join!(write, capture(ours, 8, &mut kept, hearer));
-        assert_eq!(*ear.0.lock().unwrap(), b"firstsec");
+        assert_eq!(*ear.0.lock().unwrap(), b"firstsec|cut");
         assert_eq!(kept.bytes, b"firstsec");
     }
 }

@@ -1,4 +1,4 @@
-use executor_application::{RunFailure, WarmSlots};
+use executor_application::{OutboxLevels, RunFailure, WarmSlots};
 use executor_domain::{
     Artifacts, Clock, Ending, Execution, ExecutionId, JsonText, Outcome, SessionId, Timestamp,
     Usage,
@@ -56,7 +56,7 @@ fn busy() -> Counters {
     let completed = execution(Outcome {
         stdout: CapturedOutput {
             bytes: b"secret output".to_vec(),
-            truncated: true,
+            truncated_bytes: 7,
         },
         usage: Usage {
             wall_time: Duration::from_millis(100),
@@ -85,7 +85,11 @@ fn levels() -> Levels {
             language: Language::JavaScript,
             ready: 5,
         }],
-        undelivered_reports: Some(6),
+        outbox: Some(OutboxLevels {
+            undelivered: 6,
+            refused: 2,
+            dropped: 1,
+        }),
     }
 }
 
@@ -119,12 +123,16 @@ fn counts_what_it_is_told() {
             r#"sandbox_output_bytes_total{stream="stdout"} 13"#,
             r#"sandbox_output_truncated_total{stream="stdout"} 1"#,
             r#"sandbox_output_truncated_total{stream="stderr"} 0"#,
+            r#"sandbox_output_truncated_bytes_total{stream="stdout"} 7"#,
+            r#"sandbox_output_truncated_bytes_total{stream="stderr"} 0"#,
             "sandbox_executions_active 3",
             "sandbox_executions_queued 4",
             "sandbox_executions_active_limit 100",
             "sandbox_executions_queued_limit 1000",
             r#"sandbox_warm_slots_ready{language="javascript"} 5"#,
             "sandbox_undelivered_reports 6",
+            r#"sandbox_lost_reports_total{reason="refused"} 2"#,
+            r#"sandbox_lost_reports_total{reason="dropped"} 1"#,
             r#"sandbox_http_requests_total{method="GET",route="/execute",status="200"} 1"#,
             r#"sandbox_http_requests_total{method="GET",route="unknown",status="abandoned"} 1"#,
             r#"sandbox_http_request_duration_seconds_count{route="/execute"} 1"#,

@@ -209,13 +209,19 @@ async fn events_come_as_they_happen_and_end_with_the_result() {
     }
     assert_eq!(api.sandbox.running(), 1, "it still runs");
     sent.extend(stream.rest().await);
-    assert_eq!(names(&sent), ["status", "stdout", "stderr", "result"]);
     assert_eq!(
-        sent[0].data,
-        json!({"execution_id": "e", "status": "running", "message": "Execution running"})
+        names(&sent),
+        ["status", "status", "stdout", "stderr", "result"]
     );
+    for (sent, status, message) in [
+        (&sent[0], "pending", "Execution submitted"),
+        (&sent[1], "running", "Execution running"),
+    ] {
+        let expected = json!({"execution_id": "e", "status": status, "message": message});
+        assert_eq!(sent.data, expected);
+    }
     let ids: Vec<_> = sent.iter().map(|sent| sent.id.as_str()).collect();
-    assert_eq!(ids, ["0.0", "4.0", "4.4", "4.4"]);
+    assert_eq!(ids, ["0.0", "0.0", "4.0", "4.4", "4.4"]);
     let result = &sent.last().unwrap().data;
     assert_eq!(*result, api.send(get("/executions/e")).await.json());
 
@@ -257,7 +263,7 @@ async fn a_stream_that_breaks_off_does_not_end_the_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_stage_of_a_life_is_an_event() {
+async fn every_stage_of_a_life_is_an_event_also_when_it_is_read_later() {
     let api = Api::new(
         Options {
             capacity: Capacity {
@@ -279,6 +285,8 @@ async fn every_stage_of_a_life_is_an_event() {
         .collect();
     assert_eq!(stages, ["pending", "running", "completed"]);
     assert_eq!(names(&sent), ["status", "status", "result"]);
+    let again = Stream::of(&api, get("/executions/second/events")).await;
+    assert_eq!(again.rest().await, sent);
 }
 
 #[tokio::test(start_paused = true)]
@@ -295,7 +303,7 @@ async fn a_silent_stream_shows_that_it_is_there() {
 }
 
 #[tokio::test]
-async fn a_result_that_is_cut_in_half_a_character_has_none() {
+async fn where_output_is_cut_a_notice_comes_once_and_no_half_a_character() {
     use executor_domain::{LimitCeilings, LimitPolicy};
     let policy = LimitPolicy::new(LimitCeilings {
         max_output_bytes: 1024,
@@ -308,16 +316,43 @@ async fn a_result_that_is_cut_in_half_a_character_has_none() {
         },
         ApiOptions::default(),
     );
-    let code = format!("flood 1023\necho {}", "é".repeat(5));
-    api.send(post(program("e", &code).to_string())).await;
-    let sent = Stream::of(&api, get("/executions/e/events"))
-        .await
-        .rest()
-        .await;
-    assert_eq!(text(&sent, "stdout"), "x".repeat(1023));
-    let result = sent.last().unwrap();
-    assert_eq!(result.data["stdout"], "x".repeat(1023));
-    assert_eq!(result.id, "1024.0");
+    let code = format!("flood 1023\necho {}\nwarn ok", "é".repeat(5));
+    let request = post(program("e", &code).to_string());
+    let live = Stream::of(&api, with(request, "accept", "text/event-stream")).await;
+    let live = live.rest().await;
+    let again = Stream::of(&api, get("/executions/e/events")).await;
+    assert_eq!(again.rest().await, live);
+
+    let ids: Vec<_> = live
+        .iter()
+        .map(|sent| (sent.event.as_str(), sent.id.as_str()))
+        .collect();
+    let expected = [
+        ("status", "0.0"),
+        ("status", "0.0"),
+        ("stdout", "1023.0"),
+        ("truncated", "1025.0"),
+        ("stderr", "1025.3"),
+        ("result", "1025.3"),
+    ];
+    assert_eq!(ids, expected);
+    assert_eq!(live[2].data["text"], "x".repeat(1023));
+    let notice = json!({"stream": "stdout", "kept_bytes": 1024});
+    assert_eq!(live[3].data, notice);
+    let result = &live[5].data;
+    assert_eq!(result["stdout"], "x".repeat(1023));
+    assert_eq!(result["stdout_truncated_bytes"], 10);
+
+    // Whoever saw the notice is not told again; whoever was cut off before it is.
+    for (seen, rest) in [
+        ("1023.0", &live[3..]),
+        ("1024.0", &live[3..]),
+        ("1025.0", &live[4..]),
+    ] {
+        let request = with(get("/executions/e/events"), "last-event-id", seen);
+        let again = Stream::of(&api, request).await.rest().await;
+        assert_eq!(again, rest, "{seen}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

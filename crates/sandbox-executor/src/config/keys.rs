@@ -524,7 +524,7 @@ pub(crate) const OTEL_EXPORTER_OTLP_ENDPOINT: Key = Key::new(
     "otel_exporter_otlp_endpoint",
     Text,
     Unset("none"),
-    "The collector that traces are sent to by OTLP over HTTP, such as `http://localhost:4318`. Without it there are none. \
+    "The collector that traces are sent to by OTLP, http or https, such as `http://localhost:4318`. Without it there are none. \
      The SDK's other variables are read from the environment; see observability.md.",
 );
 

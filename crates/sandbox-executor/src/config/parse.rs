@@ -241,23 +241,22 @@ pub(crate) fn control_plane(text: &str) -> Result<Option<Uri>, Wrong> {
         return Ok(None);
     }
     let secret = "must not hold credentials: the token is INTERNAL_API_TOKEN";
-    base_url(text, &["http", "https"], EXAMPLE, secret).map(Some)
+    base_url(text, EXAMPLE, secret).map(Some)
 }
 
 /// Where traces are sent.
 pub(crate) fn collector(text: &str) -> Result<Uri, Wrong> {
-    const EXAMPLE: &str =
-        "must be an http URL such as http://localhost:4318: traces are exported without TLS";
+    const EXAMPLE: &str = "must be an http or https URL such as http://localhost:4318";
     let secret = "must not hold credentials: they go into OTEL_EXPORTER_OTLP_HEADERS";
-    base_url(text, &["http"], EXAMPLE, secret)
+    base_url(text, EXAMPLE, secret)
 }
 
 /// A URL to which paths are added.
-fn base_url(text: &str, schemes: &[&str], example: &str, credentials: &str) -> Result<Uri, Wrong> {
+fn base_url(text: &str, example: &str, credentials: &str) -> Result<Uri, Wrong> {
     let uri: Uri = text.parse().map_err(|_| example)?;
     let authority = uri.authority().ok_or(example)?;
     let scheme = uri.scheme_str().unwrap_or_default();
-    if !schemes.contains(&scheme) || authority.host().is_empty() {
+    if !["http", "https"].contains(&scheme) || authority.host().is_empty() {
         return Err(example.into());
     }
     if authority.as_str().contains('@') {
@@ -438,13 +437,17 @@ mod tests {
 
     #[test]
     fn a_collector_is_a_plain_address() {
-        for good in ["http://localhost:4318", "http://[::1]:4318/otlp/"] {
+        for good in [
+            "http://localhost:4318",
+            "http://[::1]:4318/otlp/",
+            "https://collector:4318",
+        ] {
             assert!(collector(good).is_ok(), "{good}");
         }
         for bad in [
             "",
             "localhost:4318",
-            "https://collector:4318",
+            "ftp://collector:4318",
             "http://",
             "http://user:secret@collector",
             "http://collector?a=b",

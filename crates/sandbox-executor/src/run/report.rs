@@ -52,11 +52,12 @@ pub(crate) fn summary(execution: &Execution, kept: Option<&Path>) -> String {
         let _ = write!(text, "\n  returned {}", harmless(return_value.as_str()));
     }
     for (name, output) in [("stdout", &outcome.stdout), ("stderr", &outcome.stderr)] {
-        if output.truncated {
+        if output.is_truncated() {
             let _ = write!(
                 text,
-                "\n  {name} was cut after {}",
-                size(output.bytes.len() as u64)
+                "\n  {name} was cut after {}: {} more are lost",
+                size(output.bytes.len() as u64),
+                size(output.truncated_bytes)
             );
         }
     }
@@ -139,7 +140,7 @@ mod tests {
             ending,
             stdout: CapturedOutput {
                 bytes: b"1234".to_vec(),
-                truncated: true,
+                truncated_bytes: 7,
             },
             stderr: CapturedOutput::default(),
             usage: Usage {

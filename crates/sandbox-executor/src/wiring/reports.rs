@@ -47,10 +47,20 @@ impl Adapters {
         };
         let options = ReportOptions {
             heartbeat_interval: config.heartbeat_interval,
+            remedy: remedy(config),
             ..ReportOptions::default()
         };
         Reports::start(ports, lasting.executor.running(), options)
     }
+}
+
+/// What to do where nobody takes reports: for most who read it, who have no control plane, to say so.
+fn remedy(config: &Config) -> String {
+    let address = config.control_plane.as_ref().map(ToString::to_string);
+    format!(
+        "CONTROL_PLANE_URL says where it is, {}; CONTROL_PLANE_URL=none switches reports off",
+        address.unwrap_or_default()
+    )
 }
 
 /// The name of the host, which within a container is the container's id.

@@ -3,22 +3,22 @@
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 
-use crate::OptionsError;
+use crate::OutboundError;
 
 /// Makes connections with TLS, and no others.
 pub(crate) type Connector = HttpsConnector<HttpConnector>;
 
 /// TLS on top of what makes connections.
-pub(crate) fn over(mut connector: HttpConnector) -> Result<Connector, OptionsError> {
+pub(crate) fn over(mut connector: HttpConnector) -> Result<Connector, OutboundError> {
     // Graviola panics where this is missing.
     if !processor_suffices() {
-        return Err(OptionsError::Processor { what: NEEDED });
+        return Err(OutboundError::Processor { what: NEEDED });
     }
     // The scheme is checked above it.
     connector.enforce_http(false);
     let builder = HttpsConnectorBuilder::new()
         .with_provider_and_native_roots(rustls_graviola::default_provider())
-        .map_err(OptionsError::Certificates)?;
+        .map_err(OutboundError::Certificates)?;
     Ok(builder
         .https_only()
         .enable_http1()

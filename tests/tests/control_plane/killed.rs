@@ -1,11 +1,18 @@
-//! Nothing that was accepted is lost, whenever the daemon is killed.
+//! Nothing that was accepted is lost, whenever the daemon is killed: each execution ends with one result, here and at the
+//! control plane.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::support::daemon::{Daemon, request};
+use super::{
+    plane::{Manners, Plane},
+    support::{
+        daemon::{Daemon, request},
+        eventually,
+    },
+};
 
 const RUNS: usize = 200;
 /// Requests on their way at the same time.
@@ -39,10 +46,44 @@ async fn submit(daemon: &Daemon, request: &Value) -> bool {
     }
 }
 
+/// Every execution reached the control plane, with the result that it has here. One that was on its way when the daemon was
+/// killed may have come twice; an idempotent receiver then sees the same twice.
+async fn all_are_delivered(plane: &Plane, daemon: &Daemon, requests: &[Value]) {
+    let id_of = |request: &Value| request["execution_id"].as_str().unwrap().to_owned();
+    let mut delivered = BTreeMap::<String, Vec<Value>>::new();
+    eventually("every result is delivered", || {
+        delivered.clear();
+        for result in plane.taken("/result") {
+            let id = result.path.split('/').rev().nth(1).unwrap();
+            let of_id = delivered.entry(id.to_owned()).or_default();
+            of_id.push(result.body);
+        }
+        requests
+            .iter()
+            .all(|request| delivered.contains_key(&id_of(request)))
+    })
+    .await;
+    assert_eq!(delivered.len(), requests.len(), "results of strangers");
+    for request in requests {
+        let id = id_of(request);
+        let ended = daemon.ended(&id).await;
+        for result in &delivered[&id] {
+            let status = match ended["status"].as_str().unwrap() {
+                "completed" => "success",
+                _ => "crashed",
+            };
+            assert_eq!(result["status"], status, "{id}");
+            assert_eq!(result["stdout"], ended["stdout"], "{id}");
+            assert_eq!(*result, delivered[&id][0], "{id}: two different results");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_accepted_execution_ends_with_a_result_however_often_the_daemon_is_killed() {
     let mut numbers = Numbers(20_260_115);
-    let mut daemon = Daemon::start();
+    let plane = Plane::new(Manners::Good).listen().await;
+    let mut daemon = Daemon::with(&[("CONTROL_PLANE_URL", &plane.url())]);
     let mut pending: Vec<Value> = (0..RUNS)
         .map(|n| request("shell", &format!("echo run-{n} >> ran; echo {n}")))
         .collect();
@@ -116,6 +157,7 @@ async fn every_accepted_execution_ends_with_a_result_however_often_the_daemon_is
         assert_eq!(daemon.ended(id).await, ended);
     }
     assert!(kills >= 5, "{kills}");
+    all_are_delivered(&plane.plane, &daemon, &all).await;
     // How many of each there are depends on how fast this machine is just then; that none is missing does not.
     let ended: usize = statuses.values().sum();
     assert_eq!(ended, all.len(), "{statuses:?}");

@@ -56,6 +56,18 @@ pub struct Rule {
     pub verdict: Verdict,
 }
 
+impl Rule {
+    /// Whether all conditions hold for a call with these arguments, registers as the kernel finds them.
+    pub fn applies(&self, arguments: &[u64; 6]) -> bool {
+        self.when.iter().all(|condition| {
+            let argument = arguments[usize::from(condition.argument)];
+            // The low half, as the kernel reads it.
+            let low = (argument & u64::from(u32::MAX)) as u32;
+            low & condition.mask == condition.value
+        })
+    }
+}
+
 /// Rules that exist for one reason. All rules of one system call stand in one group.
 #[derive(Debug, Clone, Copy)]
 pub struct Group {

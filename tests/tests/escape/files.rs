@@ -133,7 +133,7 @@ fn nothing_of_the_host_is_there_to_read_or_write() {
     );
     assert_only(
         &take("etc"),
-        "alternatives group hostname hosts ld.so.cache nsswitch.conf passwd",
+        "alternatives group hostname hosts ld.so.cache matplotlibrc nsswitch.conf passwd",
     );
     assert_only(
         &take("dev"),

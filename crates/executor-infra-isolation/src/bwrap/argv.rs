@@ -25,9 +25,10 @@ const SYSTEM: [&str; 7] = [
 /// Where some hosts keep interpreters that no package manager brought. Shown only where one of ours is in there.
 const OPTIONAL: &str = "/opt";
 
-/// What of `/etc` a guest may read: the links through which Debian's tools are reached, and the dynamic loader's cache.
+/// What of `/etc` a guest may read: the links through which Debian's tools are reached, the dynamic loader's cache, and, where
+/// Debian's matplotlib is installed, the file without which it cannot be imported.
 /// Each further entry costs every cold run half a millisecond, and interpreters do without.
-const HARMLESS_ETC: [&str; 2] = ["/etc/alternatives", "/etc/ld.so.cache"];
+const HARMLESS_ETC: [&str; 3] = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/matplotlibrc"];
 
 /// Finds out what the host's system is made of, given where its interpreters are. Reads the file system; everything
 /// after that is pure.

@@ -252,27 +252,29 @@ pub(crate) fn describe(identity: GuestIdentity, cgroups: &Support) -> Vec<Wall> 
         "CPU time of the whole tree",
         "CPU time is limited for each process by itself (RLIMIT_CPU), not for the tree",
     ));
-    walls.push(match cgroups.together {
-        Some(Bounds {
-            memory_bytes,
-            pids_max,
-        }) => Wall::on(
-            "cgroup_all_runs",
-            format!(
-                "all runs together: {} MiB of memory, {pids_max} processes and threads",
-                memory_bytes >> 20
-            ),
-        ),
-        None => {
-            let why = cgroups.why.as_deref().unwrap_or("no reason is known");
+    let why = cgroups.why.as_deref().unwrap_or("no reason is known");
+    walls.push(cgroups.together.map_or_else(
+        || {
             Wall::off(
                 "cgroup_all_runs",
                 format!(
                     "all runs together have no bound but their number times that of one: {why}"
                 ),
             )
-        }
-    });
+        },
+        |Bounds {
+             memory_bytes,
+             pids_max,
+         }| {
+            Wall::on(
+                "cgroup_all_runs",
+                format!(
+                    "all runs together: {} MiB of memory, {pids_max} processes and threads",
+                    memory_bytes >> 20
+                ),
+            )
+        },
+    ));
     walls
 }
 

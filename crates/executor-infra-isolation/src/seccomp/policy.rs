@@ -61,9 +61,8 @@ impl Rule {
     pub fn applies(&self, arguments: &[u64; 6]) -> bool {
         self.when.iter().all(|condition| {
             let argument = arguments[usize::from(condition.argument)];
-            // The low half, as the kernel reads it.
-            let low = (argument & u64::from(u32::MAX)) as u32;
-            low & condition.mask == condition.value
+            // A mask has no upper half, and the kernel does not read the argument's.
+            argument & u64::from(condition.mask) == u64::from(condition.value)
         })
     }
 }

@@ -71,7 +71,7 @@ impl Attempt {
             handler: false,
             event: "{}",
             limits: "{}",
-            timeout: 120,
+            timeout: 300,
             before: None,
             end: End::Completed,
             hits: &[],

@@ -37,7 +37,7 @@ fn settings() -> Vec<(String, String)> {
         ("MAX_MEMORY_MB", "512"),
         ("MAX_OUTPUT_BYTES", "1MiB"),
         ("MAX_WORKSPACE_MB", "64"),
-        ("MAX_WORKSPACE_FILES", "20000"),
+        ("MAX_WORKSPACE_FILES", "2000"),
         ("MAX_STATE_BYTES", "64MiB"),
         // Always as many slots, so that what the daemon holds can be compared.
         ("WARM_POOL_MIN", "4"),

@@ -19,7 +19,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "tests/fixtures/workloads"
 # Slowest first, so that none is left alone at the end.
-MODULES = "test_multiprocessing_spawn test_asyncio test_subprocess test_socket test_threading test_os test_json".split()
+MODULES = "test_asyncio test_subprocess test_socket test_threading test_os test_json".split()
 LANGUAGES = {".py": "python", ".js": "javascript"}
 
 # Python's own way to run its tests, as anybody would call it; the walls are around its children as well. `-u none`: no test that

@@ -199,7 +199,7 @@ def check_command(where, argv, executable):
             if word.startswith("--") and not re.search(rf"^    {field}: ", source, re.MULTILINE):
                 problem(where, f"sandbox-control-plane has no flag {word}")
     elif program == "just":
-        recipes = re.findall(r"^([\w-]+)[^:=\n]*:(?!=)", (ROOT / "justfile").read_text(), re.MULTILINE)
+        recipes = re.findall(r"^([\w-]+)(?: [^:\n]+)?:(?!=)", (ROOT / "justfile").read_text(), re.MULTILINE)
         for recipe in argv[1:2]:
             if recipe not in recipes:
                 problem(where, f"the justfile has no {recipe}")

@@ -28,6 +28,8 @@ const LIMITS: CgroupLimits = CgroupLimits {
     pids_max: 32,
     cpu_weight: Some(50),
 };
+/// Less than one run may have, for all of them.
+const TOGETHER: u64 = 24 * 1024 * 1024;
 const SIGKILL: i32 = 9;
 
 /// The cgroups of this process: one instance, made before any child is started.
@@ -277,7 +279,6 @@ fn all_runs_together_have_a_bound() {
     if cgroups().is_none() {
         return;
     }
-    const TOGETHER: u64 = 24 << 20;
     let few = Cgroups::detect(
         None,
         Wished {

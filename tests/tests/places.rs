@@ -2,7 +2,11 @@
 //! the daemon says what is weaker and runs, or it refuses, names the cause and tells what to do.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, reason = "this is how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "this is how a test fails"
+)]
 
 mod support;
 

@@ -180,9 +180,9 @@ impl Watch {
     /// The worst that was seen, for the record.
     pub(crate) fn summary(&self) -> String {
         format!(
-            "`/health` took at most {:.0} ms, the daemon grew by at most {:.1} MiB",
-            self.slowest_health_micros.load(Ordering::Relaxed) as f64 / 1e3,
-            self.most_kib.load(Ordering::Relaxed) as f64 / 1024.0
+            "`/health` took at most {} ms, the daemon grew by at most {} KiB",
+            self.slowest_health_micros.load(Ordering::Relaxed) / 1000,
+            self.most_kib.load(Ordering::Relaxed)
         )
     }
 }

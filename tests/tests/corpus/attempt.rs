@@ -1,6 +1,8 @@
 //! One guest, and what must come of it.
 
-use std::{collections::BTreeMap, fs, net::TcpListener, os::unix::net::UnixListener};
+use std::{
+    collections::BTreeMap, fmt::Write as _, fs, net::TcpListener, os::unix::net::UnixListener,
+};
 
 use serde_json::{Value, json};
 
@@ -184,16 +186,12 @@ impl Attempt {
         if self.guest.language != "shell" {
             return self.guest.code.to_owned();
         }
-        let variables: String = event
-            .as_object()
-            .unwrap()
-            .iter()
-            .map(|(name, value)| {
-                let value = value.as_str().map_or(value.to_string(), str::to_owned);
-                format!("{}='{value}'\n", name.to_uppercase())
-            })
-            .collect();
-        variables + self.guest.code
+        let mut code = String::new();
+        for (name, value) in event.as_object().unwrap() {
+            let value = value.as_str().map_or(value.to_string(), str::to_owned);
+            let _ = writeln!(code, "{}='{value}'", name.to_uppercase());
+        }
+        code + self.guest.code
     }
 }
 

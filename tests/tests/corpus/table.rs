@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    attempt::Found,
+    attempt::{Attempt, Found},
     guests,
     programs::{ELSEWHERE, NOT_IN, PROGRAMS},
 };
@@ -95,7 +95,7 @@ fn every_gap_is_a_known_one() {
             Some((columns.next()?, columns.next()?))
         })
         .collect();
-    for gap in guests::attempts().filter_map(|attempt| attempt.gap()) {
+    for gap in guests::attempts().filter_map(Attempt::gap) {
         assert!(known.contains(&(gap.wall, gap.test)), "{gap:?}");
     }
 }

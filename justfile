@@ -53,3 +53,11 @@ capacity:
 # Look for broken promises with libFuzzer: one target, or all of them.
 fuzz TARGET="all" SECONDS="60":
     scripts/fuzz {{TARGET}} {{SECONDS}}
+
+# Run the hostile corpus in every place of this host and write docs/hostile-corpus.md (root).
+corpus:
+    scripts/corpus
+
+# Real workloads between all walls: CPython's own tests, numpy, pandas, matplotlib, Node's modules.
+workloads:
+    scripts/ci/workloads

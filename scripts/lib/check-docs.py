@@ -199,7 +199,7 @@ def check_command(where, argv, executable):
             if word.startswith("--") and not re.search(rf"^    {field}: ", source, re.MULTILINE):
                 problem(where, f"sandbox-control-plane has no flag {word}")
     elif program == "just":
-        recipes = re.findall(r"^([\w-]+)[^:=\n]*:(?!=)", (ROOT / "justfile").read_text(), re.MULTILINE)
+        recipes = re.findall(r"^([\w-]+)(?: [^:\n]+)?:(?!=)", (ROOT / "justfile").read_text(), re.MULTILINE)
         for recipe in argv[1:2]:
             if recipe not in recipes:
                 problem(where, f"the justfile has no {recipe}")
@@ -292,6 +292,21 @@ def prompts(block):
         elif outputs:
             outputs[-1].append(line)
     return inputs, ["\n".join(lines) for lines in outputs]
+
+
+def check_tests():
+    """Tests that prove something, where a page says which: `module::test`, or its beginning before an ellipsis."""
+    sources = "\n".join(path.read_text() for folder in ("crates", "tests") for path in (ROOT / folder).rglob("*.rs"))
+    functions = set(re.findall(r"\bfn (\w+)", sources))
+    found = 0
+    for page in ("docs/threat-model.md", "docs/walls-taken-away.md", "docs/hostile-corpus.md"):
+        for name, more in re.findall(r"`(?:\w+::)+(\w+)(…?)`", (ROOT / page).read_text()):
+            found += 1
+            there = any(function.startswith(name) for function in functions) if more else name in functions
+            if not there:
+                problem(page, f"there is no test {name}{more}")
+    if found < 40:
+        problem("docs/threat-model.md", "the tests that prove it are no longer found")
 
 
 def check_what_is_said():
@@ -401,6 +416,7 @@ def check():
         check_links(page, text)
         check_paths(page, text)
         check_blocks(page, text, executable)
+    check_tests()
     check_what_is_said()
     check_metrics()
     return f"{len(all_pages)} pages: links, paths and commands are there"

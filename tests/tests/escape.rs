@@ -43,5 +43,7 @@ mod protocol;
 #[path = "escape/resources.rs"]
 mod resources;
 mod support;
+#[path = "escape/syscalls.rs"]
+mod syscalls;
 #[path = "escape/world.rs"]
 mod world;

@@ -48,5 +48,7 @@ mod residue_of_node;
 #[path = "escape/resources.rs"]
 mod resources;
 mod support;
+#[path = "escape/syscalls.rs"]
+mod syscalls;
 #[path = "escape/world.rs"]
 mod world;

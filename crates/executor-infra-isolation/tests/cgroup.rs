@@ -20,7 +20,7 @@ use std::{
     sync::OnceLock,
 };
 
-use executor_infra_isolation::cgroup::{CgroupError, CgroupLimits, Cgroups, RunCgroup};
+use executor_infra_isolation::cgroup::{CgroupError, CgroupLimits, Cgroups, RunCgroup, Wished};
 
 const MEMORY: u64 = 32 * 1024 * 1024;
 const LIMITS: CgroupLimits = CgroupLimits {
@@ -28,13 +28,15 @@ const LIMITS: CgroupLimits = CgroupLimits {
     pids_max: 32,
     cpu_weight: Some(50),
 };
+/// Less than one run may have, for all of them.
+const TOGETHER: u64 = 24 * 1024 * 1024;
 const SIGKILL: i32 = 9;
 
 /// The cgroups of this process: one instance, made before any child is started.
 fn detected() -> &'static Cgroups {
     static CGROUPS: OnceLock<Cgroups> = OnceLock::new();
 
-    let cgroups = CGROUPS.get_or_init(|| Cgroups::detect(None));
+    let cgroups = CGROUPS.get_or_init(|| Cgroups::detect(None, Wished::default()));
     let support = cgroups.support();
     if nix::unistd::geteuid().is_root() {
         assert!(
@@ -102,7 +104,7 @@ fn support_is_consistent_and_says_why() {
 
 #[test]
 fn a_parent_that_does_not_exist_is_refused_by_name() {
-    let nowhere = Cgroups::detect(Some(Path::new("/no-such-cgroup")));
+    let nowhere = Cgroups::detect(Some(Path::new("/no-such-cgroup")), Wished::default());
     let support = nowhere.support();
     assert_eq!(support.version, None);
     let why = support.why.as_deref().unwrap();
@@ -269,4 +271,64 @@ fn a_cgroup_that_cannot_be_configured_is_removed_again() {
         "{refused:?}"
     );
     assert!(!left());
+}
+
+/// Runs within their own limits, which together go beyond what all may have.
+#[test]
+fn all_runs_together_have_a_bound() {
+    if cgroups().is_none() {
+        return;
+    }
+    let few = Cgroups::detect(
+        None,
+        Wished {
+            pids_max: Some(3),
+            ..Wished::default()
+        },
+    );
+    assert_eq!(few.support().together.unwrap().pids_max, 3);
+
+    // Processes: two runs with a shell and a sleeper each are one too many, though each may have 32.
+    let (one, other) = (
+        few.create("one", &LIMITS).unwrap(),
+        few.create("other", &LIMITS).unwrap(),
+    );
+    let mut first = start(&one, "sleep 1000 & echo ready; read -r _");
+    wait_for_line(&mut first);
+    let refused = finish(&other, "sleep 0 & wait $!");
+    assert!(!refused.success(), "{refused:?}");
+    one.kill().unwrap();
+    first.wait().unwrap();
+
+    // Memory: less than one may have, and more than all may.
+    let hog = "head -c 28000000 /dev/zero | tail -c 28000000 | wc -c >&2; echo";
+    let alone = cgroups().unwrap().create("alone", &LIMITS).unwrap();
+    assert!(finish(&alone, hog).success(), "control");
+    assert_eq!(alone.usage().oom_kills, 0, "control");
+    let little = Cgroups::detect(
+        None,
+        Wished {
+            memory_bytes: Some(TOGETHER),
+            ..Wished::default()
+        },
+    );
+    let greedy = little.create("greedy", &LIMITS).unwrap();
+    finish(&greedy, hog);
+    assert!(greedy.usage().oom_kills > 0, "{:?}", greedy.usage());
+    for run in [one, other, alone, greedy] {
+        run.kill().unwrap();
+        run.remove().unwrap();
+    }
+
+    // The directory that held them goes with the last of its owners.
+    let held = few.create("held", &LIMITS).unwrap();
+    let above: Vec<_> = directories(&held)
+        .iter()
+        .map(|path| path.parent().unwrap().to_owned())
+        .filter(|path| path.to_string_lossy().contains("-runs-"))
+        .collect();
+    assert!(!above.is_empty() && above.iter().all(|path| path.is_dir()));
+    held.remove().unwrap();
+    drop(few);
+    assert!(above.iter().all(|path| !path.exists()), "{above:?}");
 }

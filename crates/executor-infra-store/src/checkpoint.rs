@@ -60,6 +60,8 @@ impl Checkpoints {
 
 /// `PASSIVE` waits for nobody, and nobody waits for it: what is written meanwhile comes back the next time.
 fn bring_back(connection: &Connection, nudged: &Receiver<()>) {
+    // SQLite opens the log when it first reads: now, while there are descriptors to be had. If it fails, so will the rest.
+    let _ = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
     while nudged.recv().is_ok() {
         if let Err(error) = pragma(connection, "wal_checkpoint(PASSIVE)") {
             // The writer does it itself before the log gets out of hand.

@@ -74,6 +74,7 @@ async fn info_says_what_it_is_made_of() {
         "cgroup_memory",
         "cgroup_processes",
         "cgroup_cpu_time",
+        "cgroup_all_runs",
     ];
     let walls = info["walls"].as_array().unwrap();
     let names: Vec<_> = walls

@@ -28,6 +28,7 @@ use self::{
     warm::Warm,
 };
 use crate::{
+    cgroup::Wished,
     outcome::{Program, judge},
     runtime::{Runtime, Stage, Surroundings},
     supervisor::SuperviseError,
@@ -46,6 +47,8 @@ pub struct BwrapConfig {
     pub guest_user: (u32, u32),
     /// Where to make the cgroups of runs; `None`: below the daemon's own.
     pub cgroup_parent: Option<PathBuf>,
+    /// Bounds for all runs together, where they are not to be a share of what the host has.
+    pub together: Wished,
     /// What a guest of our own may use when isolation is tried. Slots are made with these, so that runs with the same need
     /// no adjustment.
     pub limits: ResourceLimit,
@@ -65,6 +68,7 @@ impl BwrapConfig {
             stages: "/proc/self/exe".into(),
             guest_user: (64064, 64064),
             cgroup_parent: None,
+            together: Wished::default(),
             limits,
             warm: WarmOptions::off(),
         }

@@ -166,7 +166,7 @@ fn prepare(config: &BwrapConfig) -> Result<Prepared, StartError> {
     let engine = Engine {
         supervisor: Supervisor::new(),
         spawner: Spawner::new(&config.stages).map_err(failed("copy the launcher"))?,
-        cgroups: Cgroups::detect(config.cgroup_parent.as_deref()),
+        cgroups: Cgroups::detect(config.cgroup_parent.as_deref(), config.together),
         system: argv::system_paths(&targets).map_err(failed("look at the host's system"))?,
         bwrap: config.bwrap.clone(),
         run_as,

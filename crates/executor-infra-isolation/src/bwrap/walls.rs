@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use executor_application::Wall;
 
-use crate::{cgroup::Support, stage::wire::Inspection};
+use crate::{
+    cgroup::{Bounds, Support},
+    stage::wire::Inspection,
+};
 
 /// Who guests are on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,6 +252,29 @@ pub(crate) fn describe(identity: GuestIdentity, cgroups: &Support) -> Vec<Wall> 
         "CPU time of the whole tree",
         "CPU time is limited for each process by itself (RLIMIT_CPU), not for the tree",
     ));
+    let why = cgroups.why.as_deref().unwrap_or("no reason is known");
+    walls.push(cgroups.together.map_or_else(
+        || {
+            Wall::off(
+                "cgroup_all_runs",
+                format!(
+                    "all runs together have no bound but their number times that of one: {why}"
+                ),
+            )
+        },
+        |Bounds {
+             memory_bytes,
+             pids_max,
+         }| {
+            Wall::on(
+                "cgroup_all_runs",
+                format!(
+                    "all runs together: {} MiB of memory, {pids_max} processes and threads",
+                    memory_bytes >> 20
+                ),
+            )
+        },
+    ));
     walls
 }
 
@@ -389,6 +415,7 @@ mod tests {
             memory: false,
             pids: false,
             cpu_accounting: false,
+            together: None,
             why: Some("no write access".into()),
         };
         let walls = describe(GuestIdentity::Daemons(1000), &none);
@@ -403,7 +430,8 @@ mod tests {
                 "own_user",
                 "cgroup_memory",
                 "cgroup_processes",
-                "cgroup_cpu_time"
+                "cgroup_cpu_time",
+                "cgroup_all_runs"
             ]
         );
     }

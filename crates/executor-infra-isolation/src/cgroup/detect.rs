@@ -80,6 +80,7 @@ fn accepted(offer: Offer) -> (Support, Directories) {
         memory: base.memory.is_some(),
         pids: base.pids.is_some(),
         cpu_accounting: base.accounting.is_some(),
+        together: None,
         why: (!gaps.is_empty()).then(|| gaps.join("; ")),
     };
     (support, base)
@@ -91,6 +92,7 @@ fn unsupported(refusals: &[String]) -> (Support, Directories) {
         memory: false,
         pids: false,
         cpu_accounting: false,
+        together: None,
         why: Some(refusals.join("; ")),
     };
     (support, Directories::default())
@@ -370,7 +372,7 @@ impl Drop for Patient {
 }
 
 /// An error with its causes in one line, for [`Support::why`].
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -6,6 +6,9 @@
 //! [`Cgroups::detect`] makes a cgroup, sets its limits, moves a process in, kills it there and
 //! removes the cgroup again.
 //!
+//! All of them are in one more, which bounds what all runs together take ([`Bounds`]): so many as may run at the same time could
+//! else use up the host.
+//!
 //! The daemon makes its cgroups below its own one (or a configured parent) and leaves every
 //! existing cgroup alone, with one exception on v2: a cgroup with processes of its own cannot hand
 //! controllers to its children, so a daemon that is alone in its cgroup moves itself into a leaf
@@ -20,6 +23,7 @@ mod layout;
 mod names;
 mod parse;
 mod run;
+mod together;
 
 use std::{
     io,
@@ -29,7 +33,10 @@ use std::{
 
 use layout::Directories;
 
-pub use self::run::RunCgroup;
+pub use self::{
+    run::RunCgroup,
+    together::{Bounds, Wished},
+};
 pub use crate::usage::Usage;
 
 /// A generation of the cgroup interface.
@@ -52,6 +59,8 @@ pub struct Support {
     pub pids: bool,
     /// The CPU time of a run is known exactly, with that of descendants nobody waited for.
     pub cpu_accounting: bool,
+    /// Bounds of all runs together; `None` where they could not be set.
+    pub together: Option<Bounds>,
     /// Why something above, or the CPU weight, is missing, for an operator to read; `None` if
     /// nothing is.
     pub why: Option<String>,
@@ -148,16 +157,37 @@ impl Cgroups {
     ///
     /// `parent` is where to make cgroups instead of below the daemon's own one: a directory below a
     /// cgroup mount point, or a path as in `/proc/self/cgroup`. On v1 the same path is used for
-    /// each controller.
+    /// each controller. `wished` are bounds for all runs together.
     ///
     /// Never fails: what does not work is in [`support`](Self::support). Blocks for some
     /// milliseconds.
-    pub fn detect(parent: Option<&Path>) -> Self {
+    pub fn detect(parent: Option<&Path>, wished: Wished) -> Self {
         let (support, base) = detect::detect(parent);
-        Self {
+        let mut cgroups = Self {
             support,
             base,
             leftovers: Leftovers::default(),
+        };
+        if let Some(version) = cgroups.support.version {
+            cgroups.bound(version, wished);
+        }
+        cgroups
+    }
+
+    /// Puts all runs into one cgroup with bounds, where that can be.
+    fn bound(&mut self, version: Version, wished: Wished) {
+        let bounds = Bounds::of_host(wished, &self.base, version);
+        match together::make(&self.base, version, &bounds, &self.leftovers) {
+            Ok(below) => {
+                self.base = below;
+                self.support.together = Some(bounds);
+            }
+            Err(error) => {
+                let why = format!("all runs together have no bound: {}", detect::chain(&error));
+                let before = self.support.why.take();
+                let both = before.map_or_else(|| why.clone(), |before| format!("{before}; {why}"));
+                self.support.why = Some(both);
+            }
         }
     }
 
@@ -199,11 +229,16 @@ impl Leftovers {
     const RETRIES: usize = 16;
 
     fn add(&self, path: PathBuf) {
-        self.lock().0.push(path);
+        self.lock().paths.push(path);
+    }
+
+    /// A directory that others are in, and that goes when they have gone.
+    fn add_parent(&self, path: PathBuf) {
+        self.lock().parents.push(path);
     }
 
     fn retry(&self) {
-        let paths = &mut self.lock().0;
+        let paths = &mut self.lock().paths;
         let tried = paths.len().min(Self::RETRIES);
         let still_busy: Vec<_> = paths
             .drain(..tried)
@@ -221,12 +256,15 @@ impl Leftovers {
 /// Nobody will create another cgroup, so this is the last time to try: what dies after the daemon's
 /// last run would stay until a later daemon starts in the same place. Waits at most 200 ms in all.
 #[derive(Debug, Default)]
-struct LastChance(Vec<PathBuf>);
+struct LastChance {
+    paths: Vec<PathBuf>,
+    parents: Vec<PathBuf>,
+}
 
 impl Drop for LastChance {
     fn drop(&mut self) {
         let mut attempts = 0;
-        for path in &self.0 {
+        for path in self.paths.iter().chain(&self.parents) {
             if let Err(error) = run::remove_when_empty(path, &mut attempts) {
                 tracing::warn!(path = %path.display(), %error, "a cgroup stays behind");
             }
@@ -252,25 +290,27 @@ mod tests {
 
         leftovers.retry();
         assert!(busy.exists());
-        assert_eq!(leftovers.lock().0.len(), 1);
+        assert_eq!(leftovers.lock().paths.len(), 1);
 
         fs::remove_dir(&content).unwrap();
         leftovers.retry();
         assert!(!busy.exists());
-        assert!(leftovers.lock().0.is_empty());
+        assert!(leftovers.lock().paths.is_empty());
     }
     #[test]
     fn the_last_owner_tries_once_more() {
         let root = tempfile::tempdir().unwrap();
-        let late = root.path().join("late");
-        fs::create_dir(&late).unwrap();
+        let late = root.path().join("parent/late");
+        fs::create_dir_all(&late).unwrap();
         let leftovers = Leftovers::default();
         let shared = leftovers.clone();
+        leftovers.add_parent(root.path().join("parent"));
         leftovers.add(late.clone());
 
         drop(leftovers);
         assert!(late.exists());
         drop(shared);
         assert!(!late.exists());
+        assert!(!root.path().join("parent").exists());
     }
 }

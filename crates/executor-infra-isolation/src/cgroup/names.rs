@@ -16,6 +16,7 @@ use rustix::process::{Pid, test_kill_process};
 
 const PREFIX: &str = "sandbox-executor-";
 const DAEMON: &str = "daemon";
+const ALL_RUNS: &str = "runs";
 const LONGEST_LABEL: usize = 64;
 
 /// A name for the cgroup of a run, different at each call.
@@ -29,6 +30,14 @@ pub(super) fn run(label: &str) -> String {
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
         .collect();
     format!("{}run-{number}-{label}", own_prefix())
+}
+
+/// A name for the cgroup that holds those of runs. Different at each call, since one process may have several.
+pub(super) fn all_runs() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{}{ALL_RUNS}-{number}", own_prefix())
 }
 
 /// The name of the leaf that the daemon itself moves into.
@@ -52,10 +61,16 @@ pub(super) fn remove_stale(base: &Path) {
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(Owner::of).map(|(owner, _)| owner);
-        if owner.is_some_and(|owner| owner.is_dead())
-            && let Err(error) = fs::remove_dir(entry.path())
-        {
+        let Some((owner, what)) = name.to_str().and_then(Owner::of) else {
+            continue;
+        };
+        if !owner.is_dead() {
+            continue;
+        }
+        if what.starts_with(ALL_RUNS) {
+            remove_stale(&entry.path());
+        }
+        if let Err(error) = fs::remove_dir(entry.path()) {
             tracing::debug!(path = %entry.path().display(), %error, "a stale cgroup stays");
         }
     }
@@ -138,6 +153,8 @@ mod tests {
             path
         };
         let stale = make(format!("{PREFIX}{here}-{dead}-run-0-x"));
+        let together = make(format!("{PREFIX}{here}-{dead}-runs-0"));
+        fs::create_dir(together.join(format!("{PREFIX}{here}-{dead}-run-7-x"))).unwrap();
         let kept = [
             make(run("mine")),
             make(format!("{PREFIX}{}-{dead}-run-0-x", here + 1)),
@@ -150,7 +167,7 @@ mod tests {
 
         remove_stale(base.path());
 
-        assert!(!stale.exists());
+        assert!(!stale.exists() && !together.exists());
         assert!(occupied.exists());
         for path in kept {
             assert!(path.exists(), "{}", path.display());

@@ -8,8 +8,12 @@
 //! leaves alone what the sandbox's init needs after loading it: `fork`, `vfork` and `posix_spawn`
 //! (`clone` without namespace flags), waiting, signals, pipes.
 
+#[cfg(test)]
+mod agreement;
 mod compile;
 mod policy;
+#[cfg(test)]
+mod simulation;
 mod syscalls;
 #[cfg(test)]
 mod tests;

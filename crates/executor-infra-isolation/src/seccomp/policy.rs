@@ -56,6 +56,17 @@ pub struct Rule {
     pub verdict: Verdict,
 }
 
+impl Rule {
+    /// Whether all conditions hold for a call with these arguments, registers as the kernel finds them.
+    pub fn applies(&self, arguments: &[u64; 6]) -> bool {
+        self.when.iter().all(|condition| {
+            let argument = arguments[usize::from(condition.argument)];
+            // A mask has no upper half, and the kernel does not read the argument's.
+            argument & u64::from(condition.mask) == u64::from(condition.value)
+        })
+    }
+}
+
 /// Rules that exist for one reason. All rules of one system call stand in one group.
 #[derive(Debug, Clone, Copy)]
 pub struct Group {

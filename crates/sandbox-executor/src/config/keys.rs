@@ -153,6 +153,8 @@ pub const SECTIONS: &[Section] = &[
         keys: &[
             MAX_CONCURRENT_EXECUTIONS,
             MAX_QUEUED_EXECUTIONS,
+            MAX_TOTAL_MEMORY_MB,
+            MAX_TOTAL_PROCESSES,
             SHUTDOWN_GRACE,
         ],
     },
@@ -387,6 +389,21 @@ pub(crate) const MAX_QUEUED_EXECUTIONS: Key = Key::new(
     Number,
     Value("1000"),
     "Requests that may wait for their turn; more are answered 429.",
+);
+
+pub(crate) const MAX_TOTAL_MEMORY_MB: Key = Key::new(
+    "max_total_memory_mb",
+    Number,
+    Unset("three quarters of what there is"),
+    "Memory of all runs together, swap included, in MiB, where there are cgroups. What is beyond is taken from a run, which \
+     ends by `memory`. What there is: the machine's memory, or what the control groups above allow.",
+);
+
+pub(crate) const MAX_TOTAL_PROCESSES: Key = Key::new(
+    "max_total_processes",
+    Number,
+    Unset("three quarters of what there is"),
+    "Processes and threads of all runs together, where there are cgroups.",
 );
 
 pub(crate) const SHUTDOWN_GRACE: Key = Key::new(

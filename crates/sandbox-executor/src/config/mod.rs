@@ -67,6 +67,10 @@ pub struct Config {
     pub limits: LimitPolicy,
     /// How many executions run and wait.
     pub capacity: Capacity,
+    /// Bytes of memory of all runs together; `None`: a share of what there is.
+    pub max_total_memory: Option<u64>,
+    /// Processes and threads of all runs together; `None`: a share of what there is.
+    pub max_total_processes: Option<u64>,
     /// How long runs may take to end at shutdown.
     pub shutdown_grace: Duration,
     /// Bubblewrap; absolute.
@@ -374,6 +378,11 @@ impl Reader {
             result_ttl: self.duration(&keys::RESULT_TTL),
             limits: self.limits(),
             capacity: self.capacity(),
+            max_total_memory: self
+                .optional(&keys::MAX_TOTAL_MEMORY_MB, parse::number(1, MOST_TOTAL_MIB))
+                .map(|mib| mib << 20),
+            max_total_processes: self
+                .optional(&keys::MAX_TOTAL_PROCESSES, parse::number(1, MOST_PROCESSES)),
             shutdown_grace: self.duration(&keys::SHUTDOWN_GRACE),
             bwrap_path: self.required(&keys::BWRAP_PATH, PathBuf::new(), parse::absolute_path),
             guest: GuestUser {
@@ -615,6 +624,10 @@ const MAX_BODY_CEILING: u64 = 1 << 30;
 
 /// More than anybody can wait for when they are counted, which takes about a microsecond each.
 const MOST_WORKSPACE_FILES: u64 = 10_000_000;
+/// 4 PiB: more than any machine has, and far from what a shift could lose.
+const MOST_TOTAL_MIB: u64 = 1 << 32;
+/// As many as a kernel of 64 bits can have (`PID_MAX_LIMIT`, `linux/threads.h`).
+const MOST_PROCESSES: u64 = 4 << 20;
 
 /// More than any host can run or should let wait.
 const MOST_EXECUTIONS: u32 = 1_000_000;

@@ -206,7 +206,7 @@ mod tests {
             plain(&summary(&execution, Some(Path::new("/ws/s")))),
             "completed in 12.3 ms, 9.8 MiB, cold start, limits hit: output\n  \
              returned {\"a\": 1}\n  \
-             stdout was cut after 4 B\n  \
+             stdout was cut after 4 B: 7 B more are lost\n  \
              left /ws/s/plots/a.png (1.5 KiB)\n  \
              link: a symbolic link"
         );

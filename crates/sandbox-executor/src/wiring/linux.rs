@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use executor_application::Sandbox;
-use executor_infra_isolation::{BwrapConfig, BwrapSandbox, StartError, WarmOptions};
+use executor_infra_isolation::{
+    BwrapConfig, BwrapSandbox, StartError, WarmOptions, cgroup::Wished,
+};
 
 use super::{Finding, probe_limits};
 use crate::config::Config;
@@ -48,6 +50,10 @@ fn bwrap(config: &Config) -> Result<BwrapConfig, IsolationError> {
         bwrap: config.bwrap_path.clone(),
         guest_user: (config.guest.uid, config.guest.gid),
         cgroup_parent: config.cgroup_parent.clone(),
+        together: Wished {
+            memory_bytes: config.max_total_memory,
+            pids_max: config.max_total_processes,
+        },
         warm: warm(config),
         ..BwrapConfig::new(limits)
     })

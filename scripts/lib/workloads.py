@@ -1,0 +1,127 @@
+"""Runs real workloads in a daemon of its own, between all walls. A part of scripts/ci/workloads.
+
+workloads.py EXECUTABLE [NAME...]
+
+Each file of tests/fixtures/workloads is a program that must complete; each module of CPython's test suite must pass but for the
+tests of cpython-except.txt, `module | pattern | why`, one a line. Two at a time.
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "tests/fixtures/workloads"
+# Slowest first, so that none is left alone at the end.
+MODULES = "test_asyncio test_subprocess test_socket test_threading test_os test_json".split()
+LANGUAGES = {".py": "python", ".js": "javascript"}
+
+# Python's own way to run its tests, as anybody would call it; the walls are around its children as well. `-u none`: no test that
+# asks for a network, a large file or much time.
+RUN_MODULE = """
+import os, subprocess, sys
+def handler(event):
+    with open("/tmp/except", "w") as file:
+        file.write("\\n".join(event["except"]))
+    command = [sys.executable, "-m", "test", "-u", "none", "-W", "--timeout", "900", "--ignorefile", "/tmp/except", event["module"]]
+    # As much as is to be seen of a failure; `-v` would be megabytes.
+    ended = subprocess.run(command, cwd="/tmp", stdin=subprocess.DEVNULL)
+    return ended.returncode
+"""
+
+
+def exceptions():
+    found = {}
+    for line in (PROGRAMS / "cpython-except.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            module, pattern, why = (column.strip() for column in line.split("|"))
+            if not why:
+                sys.exit(f"error: excepted without a reason: {line}")
+            found.setdefault(module, []).append(pattern)
+    return found
+
+
+def jobs():
+    excepted = exceptions()
+    for module in MODULES:
+        event = {"module": module, "except": excepted.get(module, [])}
+        yield module, {"language": "python", "code": RUN_MODULE, "event": event}
+    for path in sorted(PROGRAMS.iterdir()):
+        if path.suffix in LANGUAGES:
+            mode = "handler" if "handler" in path.read_text() else "script"
+            yield path.name, {"language": LANGUAGES[path.suffix], "code": path.read_text(), "mode": mode}
+
+
+class Daemon:
+    def __init__(self, executable, directory):
+        environment = {
+            "PATH": os.environ["PATH"], "CONTROL_PLANE_URL": "none", "EXECUTOR_PORT": "0",
+            "WORKSPACE_PATH": str(directory / "workspace"), "MAX_MEMORY_MB": "1024", "MAX_PROCESSES": "512",
+            "MAX_FILE_SIZE_MB": "1024",
+        }
+        self.log = directory / "log"
+        self.process = subprocess.Popen(
+            [executable, "serve"], env=environment, stdout=subprocess.PIPE, stderr=open(self.log, "w"), text=True
+        )
+        line = self.process.stdout.readline()
+        if not line.startswith("listening on "):
+            sys.exit("error: the daemon does not listen:\n" + self.log.read_text())
+        self.url = line.strip().removeprefix("listening on ")
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def execute(self, name, request):
+        body = {"execution_id": name, "session_id": name, "timeout": 1200, **request}
+        sent = urllib.request.Request(
+            self.url + "/execute", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with self.opener.open(sent, timeout=1300) as answer:
+            return json.load(answer)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(60)
+
+
+def passed(answer):
+    return answer["status"] == "completed" and answer["return_value"] in (0, None)
+
+
+def run(daemon, name, request):
+    begin = time.monotonic()
+    answer = daemon.execute(name, request)
+    took = time.monotonic() - begin
+    start = answer["metrics"]["start"]
+    print(f"{'ok    ' if passed(answer) else 'FAILED'} {name:32} {took:6.1f} s  {start}", flush=True)
+    if not passed(answer):
+        error = answer["error"] or {}
+        print(error.get("error_message", ""), answer["stdout"][-6000:], answer["stderr"][-6000:], sep="\n", flush=True)
+    return passed(answer)
+
+
+def main(executable, names):
+    wanted = [(name, request) for name, request in jobs() if not names or name in names]
+    if not wanted:
+        sys.exit("error: no workload has such a name")
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        # Guests may be somebody else, and must be able to walk through.
+        directory.chmod(0o711)
+        daemon = Daemon(executable, directory)
+        try:
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                results = list(pool.map(lambda job: run(daemon, *job), wanted))
+        finally:
+            daemon.stop()
+    if not all(results):
+        sys.exit(f"{results.count(False)} of {len(results)} workloads failed")
+    print(f"{len(results)} workloads passed")
+
+
+if __name__ == "__main__":
+    main(str(pathlib.Path(sys.argv[1]).resolve()), sys.argv[2:])

@@ -532,6 +532,35 @@ async fn above_the_cap_the_oldest_go_first_and_undelivered_ones_last() {
 }
 
 #[tokio::test]
+async fn a_few_huge_results_do_not_push_out_many_small_ones() {
+    const MIB: usize = 1 << 20;
+    let store = SqliteStore::in_memory(StoreOptions {
+        max_bytes: 8 << 20,
+        ..StoreOptions::default()
+    })
+    .unwrap();
+    let kept = async |name: String| found(&store, &name).await.is_some();
+    for number in 0..20 {
+        keep(&store, &loud(&format!("small-{number}"), 10_000)).await;
+    }
+    for number in 0..10 {
+        keep(&store, &loud(&format!("huge-{number}"), 3 * MIB / 2)).await;
+        store.writes().tend().await;
+    }
+    for number in 0..20 {
+        assert!(kept(format!("small-{number}")).await, "{number}");
+    }
+    assert!(!kept("huge-4".into()).await && kept("huge-9".into()).await);
+
+    // Where the small ones are too many themselves, the oldest of all go.
+    for number in 20..900 {
+        keep(&store, &loud(&format!("small-{number}"), 10_000)).await;
+    }
+    store.writes().tend().await;
+    assert!(!kept("small-0".into()).await && kept("small-899".into()).await);
+}
+
+#[tokio::test]
 async fn the_file_shrinks_when_results_go() {
     let directory = tempfile::tempdir().unwrap();
     let hands = Hands::new();

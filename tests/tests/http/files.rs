@@ -172,6 +172,14 @@ async fn parts_and_conditions() {
         ("10", &*etag)
     );
 
+    let range = [("range", "bytes=2-4")];
+    let head = send(&daemon, Method::HEAD, &path, &range, Vec::new()).await;
+    assert_eq!((head.status, head.header("content-length")), (200, "10"));
+    let slash = format!("{path}/");
+    send(&daemon, Method::DELETE, &slash, &[], Vec::new())
+        .await
+        .refusal(404, "Executor.NotFound");
+
     put(&daemon, &path, &[("if-none-match", "*")], b"x")
         .await
         .refusal(412, "Executor.PreconditionFailed");

@@ -173,7 +173,10 @@ impl Root {
                 .map_err(failed("give the workspace to the guests' user", &path))?;
         }
         let state = State::open(directory.as_fd()).map_err(failed(MAKE, &path))?;
-        let clock = FileClock::new(state.staging()).map_err(failed(MAKE, &path))?;
+        let clock = state
+            .staging()
+            .and_then(FileClock::new)
+            .map_err(failed(MAKE, &path))?;
         let root = Arc::new(Self {
             path,
             directory: Arc::new(directory),
@@ -192,9 +195,10 @@ impl Root {
     /// Creates, writes and removes a file, and gives it away as session directories are.
     fn try_to_write(&self) -> Result<(), WorkspaceError> {
         const STEP: &str = "write to the workspace root";
+        let staging = self.state.staging().map_err(failed(STEP, &self.path))?;
         let (name, file) = names::create_unused(".sandbox-executor-check", |name| {
             openat(
-                self.state.staging(),
+                &staging,
                 name,
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
                 Mode::RUSR | Mode::WUSR,
@@ -207,8 +211,7 @@ impl Root {
             .options
             .owner
             .map_or(Ok(()), |owner| give_to(&file, owner));
-        unlinkat(self.state.staging(), name.as_str(), AtFlags::empty())
-            .map_err(failed(STEP, &self.path))?;
+        unlinkat(&staging, name.as_str(), AtFlags::empty()).map_err(failed(STEP, &self.path))?;
         written.map_err(failed(STEP, &self.path))?;
         given.map_err(failed("give a file to the guests' user", &self.path))
     }

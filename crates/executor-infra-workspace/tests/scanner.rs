@@ -269,6 +269,38 @@ async fn a_sparse_terabyte_is_not_read() {
     );
 }
 
+/// Each of them is small enough to be read, and all of it would be zeros that nobody wrote.
+#[tokio::test]
+async fn what_nobody_wrote_is_not_read_for_long() {
+    let place = Place::within(ScanLimits {
+        hole_bytes: 64 << 10,
+        ..ScanLimits::default()
+    });
+    let run = place.run().await;
+    let make = |name: &str, written: &[u8], size: u64| {
+        let mut file = File::create(run.path().join(name)).unwrap();
+        file.write_all(written).unwrap();
+        file.set_len(size).unwrap();
+    };
+    make("a-few-holes", b"x", 32 << 10);
+    make("b-many-holes", b"x", 128 << 10);
+    make("c-a-few-more", b"x", 16 << 10);
+    make("d-too-many-in-all", b"", 32 << 10);
+    make("e-none", &vec![b'x'; 192 << 10], 192 << 10);
+    let found = scan(&*run).await;
+    assert_eq!(
+        paths(&found),
+        ["a-few-holes", "c-a-few-more", "e-none"],
+        "{found:?}"
+    );
+    for name in ["b-many-holes", "d-too-many-in-all"] {
+        assert!(
+            line_about(&found, name).unwrap().contains("sparse"),
+            "{name}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn names_are_passed_on_exactly_or_refused() {
     let place = Place::new();
@@ -471,7 +503,7 @@ async fn swapping_files_and_links_during_scans_gives_away_nothing() {
     let swapping = AtomicBool::new(true);
     let seen = std::thread::scope(|threads| {
         let swapper = threads.spawn(|| {
-            for _ in 0..2_000 {
+            for _ in 0..10_000 {
                 swap(run.path(), &outside);
             }
             swapping.store(false, Ordering::Release);

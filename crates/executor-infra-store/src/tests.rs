@@ -169,8 +169,10 @@ fn results() -> Vec<Execution> {
             mime_type: "text/plain".into(),
             created_at: Timestamp::from_unix_micros(5),
             checksum: "sha256:00".into(),
+            url: Some("https://store/a".into()),
         }],
         skipped: vec!["a link".into()],
+        not_uploaded: vec!["b: no time was left".into()],
     };
     full.finish(Timestamp::from_unix_micros(9), everything, artifacts)
         .unwrap();

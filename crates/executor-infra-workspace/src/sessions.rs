@@ -12,8 +12,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use executor_application::{Overflow, Wall, Workspace, WorkspaceError, Workspaces};
-use executor_domain::{Artifacts, SessionId};
+use executor_application::{
+    Content, FilesError, Overflow, Wall, Workspace, WorkspaceError, Workspaces,
+};
+use executor_domain::{Artifact, Artifacts, SessionId, WorkspacePath};
 use rustix::{
     fs::{AtFlags, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat},
     io::Errno,
@@ -432,6 +434,17 @@ impl Workspace for OpenWorkspace {
             let now = root.clock.now().map_err(failed(READ_CLOCK, &path))?;
             root.seen.remember(&session, recent, now);
             Ok(found)
+        })
+        .await?
+    }
+
+    async fn read(&self, artifact: &Artifact) -> Result<Box<dyn Content>, FilesError> {
+        let path = WorkspacePath::parse(&artifact.path)
+            .map_err(|_| FilesError::NotReadable("under no path that a file can have"))?;
+        let (root, session) = (Arc::clone(&self.root), self.session.clone());
+        let (directory, size) = (Arc::clone(&self.held.directory), artifact.size);
+        blocking("open an artifact", move || {
+            root.content(&session, directory.as_fd(), &path, size)
         })
         .await?
     }

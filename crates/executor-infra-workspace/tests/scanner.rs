@@ -21,7 +21,7 @@ use std::{
 };
 
 use executor_application::Workspace;
-use executor_domain::{ArtifactKind, Artifacts};
+use executor_domain::{Artifact, ArtifactKind, Artifacts};
 use executor_infra_workspace::ScanLimits;
 use support::{Place, is_root, swap};
 
@@ -36,6 +36,16 @@ async fn scan(run: &dyn Workspace) -> Artifacts {
         .await
         .expect("a scan ends")
         .unwrap()
+}
+
+/// The content of an artifact; `None` where it cannot be had.
+async fn content(run: &dyn Workspace, artifact: &Artifact) -> Option<String> {
+    let mut content = run.read(artifact).await.ok()?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = content.next().await.ok()? {
+        bytes.extend(chunk);
+    }
+    Some(String::from_utf8(bytes).unwrap())
 }
 
 fn paths(found: &Artifacts) -> Vec<&str> {
@@ -267,6 +277,34 @@ async fn a_sparse_terabyte_is_not_read() {
         line_about(&found, "huge"),
         Some("1099511627776 bytes: files of more than 104857600 are not read")
     );
+}
+
+#[tokio::test]
+async fn an_artifact_is_read_as_it_was_found_or_not_at_all() {
+    let place = Place::new();
+    let run = place.run().await;
+    let at = |name: &str| run.path().join(name);
+    for name in ["grown", "gone", "linked", "same"] {
+        fs::write(at(name), "hello").unwrap();
+    }
+    let found = scan(&*run).await;
+    fs::write(at("grown"), "hello, world").unwrap();
+    fs::remove_file(at("gone")).unwrap();
+    fs::remove_file(at("linked")).unwrap();
+    symlink("same", at("linked")).unwrap();
+    for file in &found.files {
+        let expected = (file.path == "same").then_some("hello");
+        let read = content(&*run, file).await;
+        assert_eq!(read.as_deref(), expected, "{}", file.path);
+    }
+    assert_eq!(found.files.len(), 4);
+    for path in ["../s/same", "/etc/passwd", ""] {
+        let made_up = Artifact {
+            path: path.into(),
+            ..found.files[0].clone()
+        };
+        assert!(content(&*run, &made_up).await.is_none(), "{path}");
+    }
 }
 
 /// Each of them is small enough to be read, and all of it would be zeros that nobody wrote.
@@ -509,13 +547,24 @@ async fn swapping_files_and_links_during_scans_gives_away_nothing() {
             swapping.store(false, Ordering::Release);
         });
         let runtime = tokio::runtime::Handle::current();
-        let mut seen = Vec::new();
+        let (mut seen, mut uploaded) = (Vec::new(), 0);
         tokio::task::block_in_place(|| {
             while swapping.load(Ordering::Acquire) {
-                seen.push(runtime.block_on(scan(&*run)));
+                let found = runtime.block_on(scan(&*run));
+                // What is uploaded goes through the same door.
+                for file in &found.files {
+                    let content = runtime.block_on(content(&*run, file));
+                    assert!(
+                        matches!(content.as_deref(), None | Some("hello")),
+                        "{content:?}"
+                    );
+                    uploaded += usize::from(content.is_some());
+                }
+                seen.push(found);
             }
         });
         swapper.join().unwrap();
+        assert!(uploaded > 1, "{uploaded}");
         seen
     });
     let last = scan(&*run).await;

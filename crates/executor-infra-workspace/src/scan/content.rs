@@ -86,6 +86,7 @@ impl<'a> Contents<'a> {
             size: found.size,
             created_at: found.content_changed_at(),
             checksum: format!("sha256:{digest}"),
+            url: None,
         })
     }
 

@@ -125,6 +125,7 @@ pub(crate) fn changes(
     Artifacts {
         files,
         skipped: scan.skipped.into_lines(),
+        not_uploaded: Vec::new(),
     }
 }
 

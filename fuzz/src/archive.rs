@@ -180,7 +180,7 @@ impl Place {
             .runtime
             .block_on(self.workspaces.remove_session(&named(session), None));
         assert!(
-            matches!(removed, Ok(()) | Err(FilesError::NoSession)),
+            matches!(removed, Ok(_) | Err(FilesError::NoSession)),
             "{removed:?}"
         );
     }

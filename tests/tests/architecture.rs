@@ -87,6 +87,23 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "executor-infra-object-store",
+        &[
+            "async-trait",
+            "executor-application",
+            "executor-domain",
+            "executor-outbound",
+            "hmac",
+            "http-body-util",
+            "hyper",
+            "object_store",
+            "sha2",
+            "thiserror",
+            "tokio",
+            "tracing",
+        ],
+    ),
+    (
         "executor-infra-telemetry",
         &[
             "async-trait (optional)",
@@ -172,6 +189,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "executor-domain",
             "executor-infra-control-plane",
             "executor-infra-isolation",
+            "executor-infra-object-store (optional)",
             "executor-infra-telemetry",
             "executor-infra-store",
             "executor-infra-workspace",
@@ -349,7 +367,7 @@ fn nobody_but_the_composition_root_sees_an_adapter() {
     assert_eq!(trespasses(&found), [""; 0]);
     // Positive control: there are adapters, and somebody uses them.
     let root = &found[COMPOSITION_ROOT];
-    assert_eq!(root.iter().filter(|name| is_adapter(name)).count(), 6);
+    assert_eq!(root.iter().filter(|name| is_adapter(name)).count(), 7);
 }
 
 #[test]

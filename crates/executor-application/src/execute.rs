@@ -6,6 +6,7 @@ mod run;
 mod submission;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::{
     path::Path,
@@ -35,6 +36,8 @@ use crate::{
 pub use command::ExecuteCommand;
 use run::Run;
 pub use submission::Submission;
+pub use uploads::ArtifactUploads;
+use uploads::Uploads;
 
 /// Why a command was not carried out. What a guest does wrong is not among this: that is an [`Outcome`].
 #[derive(Debug, Clone, Error)]
@@ -116,6 +119,8 @@ pub struct Options {
     pub only_session: Option<SessionId>,
     /// Whether a run is cancelled once everybody who waited for it has gone.
     pub cancel_abandoned: bool,
+    /// Where artifacts go after a run; `None`: they stay in their workspace.
+    pub uploads: Option<ArtifactUploads>,
     /// Who is told what happens.
     pub instruments: Instruments,
 }
@@ -134,6 +139,7 @@ struct Shared {
     policy: LimitPolicy,
     only_session: Option<SessionId>,
     cancel_abandoned: bool,
+    uploads: Option<Uploads>,
     instruments: Instruments,
     admission: Admission,
     ledger: Ledger,
@@ -185,6 +191,7 @@ impl ExecuteCode {
                 policy: options.policy,
                 only_session: options.only_session,
                 cancel_abandoned: options.cancel_abandoned,
+                uploads: options.uploads.map(Uploads::new),
                 instruments: options.instruments,
                 admission: Admission::new(options.capacity),
                 ledger: Ledger::default(),
@@ -389,6 +396,8 @@ impl ExecuteCode {
                     ready: pool.ready,
                 })
                 .collect(),
+            uploads: self.shared.uploads.as_ref().map(Uploads::totals),
+            ..Levels::default()
         }
     }
 

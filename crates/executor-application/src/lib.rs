@@ -24,25 +24,29 @@ mod transcript;
 pub use admission::Capacity;
 pub use description::{LanguageSupport, SandboxDescription, Wall, WallState, WarmPool};
 pub use events::{Events, ExecutionEvent};
-pub use execute::{ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure, Submission};
+pub use execute::{
+    ArtifactUploads, ExecuteCode, ExecuteCommand, ExecuteError, Options, RunFailure, Submission,
+};
 pub use health::{CheckHealth, Health, Unhealthy};
 pub use memory::{MemoryStore, Retention};
 pub use ports::{
-    AnsweredRequest, ArchiveFormat, Clock, Condition, Content, ControlPlane, Cursor, Delivery,
-    DiskUse, EndedRun, Entry, EntryKind, ExecutionStore, ExitReason, FilesError, Fingerprint,
-    Found, Holdings, Instruments, Job, Kept, Levels, ListQuery, Listener, Listing, Outbox,
-    OutboxLevels, OutputListener, OutputStream, Overflow, Page, PortError, Query, Report, Sandbox,
-    SandboxError, SessionFiles, SessionUse, StoreError, Stored, Summary, Telemetry, TextFormat,
-    Traces, Upload, WarmSlots, Workspace, WorkspaceError, Workspaces,
+    AnsweredRequest, ArchiveFormat, ArtifactOwner, ArtifactStore, ArtifactStoreError, Clock,
+    Condition, Content, ControlPlane, Cursor, Delivery, DiskUse, EndedRun, Entry, EntryKind,
+    ExecutionStore, ExitReason, FilesError, Fingerprint, Found, Holdings, Instruments, Job, Kept,
+    Levels, ListQuery, Listener, Listing, Outbox, OutboxLevels, OutputListener, OutputStream,
+    Overflow, Page, PortError, Query, Report, Sandbox, SandboxError, SessionFiles, SessionUse,
+    StoreError, Stored, Summary, Telemetry, TextFormat, Traces, Upload, UploadTotals, WarmSlots,
+    Workspace, WorkspaceError, Workspaces,
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use ports::{
-    MockClock, MockControlPlane, MockExecutionStore, MockOutbox, MockOutputListener, MockSandbox,
-    MockSessionFiles, MockTelemetry, MockTraces, MockWorkspace, MockWorkspaces,
+    MockArtifactStore, MockClock, MockControlPlane, MockExecutionStore, MockOutbox,
+    MockOutputListener, MockSandbox, MockSessionFiles, MockTelemetry, MockTraces, MockWorkspace,
+    MockWorkspaces,
 };
 pub use reports::{DeliveryBounds, ReportOptions, ReportPorts, Reports};
 pub use running::Running;
-pub use sessions::{CleanUp, ManageSessions, Removals};
+pub use sessions::{CleanUp, ManageSessions, Removals, Removed};
 /// Cancels a run: see [`Sandbox::run`].
 pub use tokio_util::sync::CancellationToken;
 pub use transcript::Position;

@@ -1,5 +1,6 @@
 //! What the use cases need of the world, as traits. Each doc comment binds whoever implements the trait.
 
+mod artifacts;
 mod files;
 mod output;
 mod reports;
@@ -10,14 +11,15 @@ use std::{error::Error, path::Path, path::PathBuf};
 
 use async_trait::async_trait;
 use executor_domain::{
-    Artifacts, Event, ExecutionId, GuestEnvironment, Outcome, ResourceLimit, SessionId, Source,
-    Timestamp,
+    Artifact, Artifacts, Event, ExecutionId, GuestEnvironment, Outcome, ResourceLimit, SessionId,
+    Source, Timestamp,
 };
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::description::{SandboxDescription, Wall, WarmPool};
 
+pub use artifacts::{ArtifactOwner, ArtifactStore, ArtifactStoreError};
 pub use files::{
     ArchiveFormat, Condition, Content, DiskUse, Entry, EntryKind, FilesError, Found, Holdings,
     ListQuery, Listing, Overflow, SessionFiles, SessionUse, Stored, Upload,
@@ -26,10 +28,12 @@ pub use output::{Listener, OutputListener, OutputStream};
 pub use reports::{ControlPlane, Delivery, ExitReason, Outbox, OutboxLevels, Report, StoreError};
 pub use store::{Cursor, ExecutionStore, Fingerprint, Kept, Page, Query, Summary};
 pub use telemetry::{
-    AnsweredRequest, EndedRun, Instruments, Levels, Telemetry, TextFormat, Traces, WarmSlots,
+    AnsweredRequest, EndedRun, Instruments, Levels, Telemetry, TextFormat, Traces, UploadTotals,
+    WarmSlots,
 };
 #[cfg(any(test, feature = "mocks"))]
 pub use {
+    artifacts::MockArtifactStore,
     files::MockSessionFiles,
     output::MockOutputListener,
     reports::{MockControlPlane, MockOutbox},
@@ -150,6 +154,14 @@ pub trait Workspace: Send + Sync {
     /// Regular files created or changed since the workspace was opened. MUST NOT follow a link, nor read anything but
     /// regular files, and MUST be bounded in count, bytes, depth and time: a guest made all of this.
     async fn changes(&self) -> Result<Artifacts, WorkspaceError>;
+
+    /// Opens the content of a file that [`changes`](Self::changes) has found. MUST NOT follow a link, nor read anything
+    /// but a regular file. Whether it is still the same is for the caller to find out, by its checksum. Without an
+    /// implementation there is none to be read, and nothing is uploaded.
+    async fn read(&self, artifact: &Artifact) -> Result<Box<dyn Content>, FilesError> {
+        let _ = artifact;
+        Err(FilesError::NoFile)
+    }
 
     /// Waits until the workspace takes more than `max_bytes`, or has more files than it may; for ever where that never
     /// happens. Notices it while a run writes: how late, is the adapter's to say. Ready at once where a workspace was

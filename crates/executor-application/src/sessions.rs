@@ -2,10 +2,7 @@
 //! uses any more.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -51,22 +48,35 @@ impl Default for CleanUp {
     }
 }
 
+/// Sessions that were removed since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// How many.
+    pub sessions: u64,
+    /// What they took on the disk.
+    pub bytes: u64,
+}
+
 /// Sessions that were removed since the start, by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removals {
     /// Nobody had used them for the time that they are kept.
-    pub idle: u64,
+    pub idle: Removed,
     /// The disk was too full.
-    pub disk: u64,
+    pub disk: Removed,
     /// Somebody asked for it.
-    pub requested: u64,
+    pub requested: Removed,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    idle: AtomicU64,
-    disk: AtomicU64,
-    requested: AtomicU64,
+impl Removals {
+    /// Each reason, in one word, and what was removed for it.
+    pub const fn by_reason(&self) -> [(&'static str, Removed); 3] {
+        [
+            (Why::Idle.as_str(), self.idle),
+            (Why::Disk.as_str(), self.disk),
+            (Why::Requested.as_str(), self.requested),
+        ]
+    }
 }
 
 /// Why a session is removed.
@@ -93,7 +103,7 @@ pub struct ManageSessions {
     executor: ExecuteCode,
     clock: Arc<dyn Clock>,
     clean_up: CleanUp,
-    removed: Counters,
+    removed: Mutex<Removals>,
 }
 
 impl ManageSessions {
@@ -109,7 +119,7 @@ impl ManageSessions {
             executor,
             clock,
             clean_up,
-            removed: Counters::default(),
+            removed: Mutex::default(),
         }
     }
 
@@ -240,11 +250,12 @@ impl ManageSessions {
 
     /// Sessions that were removed since the start.
     pub fn removals(&self) -> Removals {
-        Removals {
-            idle: self.removed.idle.load(Ordering::Relaxed),
-            disk: self.removed.disk.load(Ordering::Relaxed),
-            requested: self.removed.requested.load(Ordering::Relaxed),
-        }
+        *self.lock_removed()
+    }
+
+    fn lock_removed(&self) -> MutexGuard<'_, Removals> {
+        // Nothing in here panics half-way through a change.
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes a session that was not used since it was looked at. Whatever stands in the way is for the next look.
@@ -268,14 +279,18 @@ impl ManageSessions {
         why: Why,
         unused_since: Option<Timestamp>,
     ) -> Result<(), FilesError> {
-        self.files.remove_session(session, unused_since).await?;
-        let counter = match why {
-            Why::Idle => &self.removed.idle,
-            Why::Disk => &self.removed.disk,
-            Why::Requested => &self.removed.requested,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(session_id = %session, why = why.as_str(), "session removed");
+        let bytes = self.files.remove_session(session, unused_since).await?;
+        {
+            let mut removed = self.lock_removed();
+            let removed = match why {
+                Why::Idle => &mut removed.idle,
+                Why::Disk => &mut removed.disk,
+                Why::Requested => &mut removed.requested,
+            };
+            removed.sessions += 1;
+            removed.bytes += bytes;
+        }
+        tracing::info!(session_id = %session, why = why.as_str(), bytes, "session removed");
         Ok(())
     }
 
@@ -301,8 +316,6 @@ impl ManageSessions {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
     use crate::{
         MockClock, MockSessionFiles, Options,
@@ -346,13 +359,14 @@ mod tests {
         let removed = Arc::new(Mutex::new(Vec::new()));
         let mut files = MockSessionFiles::new();
         files.expect_sessions().returning(move || Ok(uses.clone()));
-        let gone = Arc::clone(&removed);
+        let (gone, held) = (Arc::clone(&removed), sizes.clone());
         files.expect_remove_session().returning(move |session, _| {
             if session.as_str().starts_with("busy") {
                 return Err(FilesError::InUse);
             }
             gone.lock().unwrap().push(session.as_str().to_owned());
-            Ok(())
+            let size = held.iter().find(|(name, _)| name == session.as_str());
+            Ok(size.unwrap().1)
         });
         let gone = Arc::clone(&removed);
         files.expect_disk().returning(move || {
@@ -396,7 +410,12 @@ mod tests {
         );
         manage.clean_up().await.unwrap();
         assert_eq!(*removed.lock().unwrap(), ["older", "old"]);
-        assert_eq!(manage.removals().idle, 2);
+        let idle = Removed {
+            sessions: 2,
+            bytes: 2,
+        };
+        assert_eq!(manage.removals().idle, idle);
+        assert_eq!(manage.removals().by_reason()[0], ("idle", idle));
     }
 
     #[tokio::test]
@@ -414,7 +433,11 @@ mod tests {
         manage.clean_up().await.unwrap();
         // 100 of 100 bytes: one is enough to come below 90.
         assert_eq!(*removed.lock().unwrap(), ["a"]);
-        assert_eq!(manage.removals().disk, 1);
+        let disk = Removed {
+            sessions: 1,
+            bytes: 20,
+        };
+        assert_eq!(manage.removals().disk, disk);
     }
 
     #[tokio::test]
@@ -468,7 +491,7 @@ mod tests {
             if tries < 3 {
                 Err(FilesError::InUse)
             } else {
-                Ok(())
+                Ok(1)
             }
         });
         let manage = |files| {
@@ -481,7 +504,7 @@ mod tests {
         };
         let patient = manage(files);
         patient.remove_session(&session("s")).await.unwrap();
-        assert_eq!(patient.removals().requested, 1);
+        assert_eq!(patient.removals().requested.sessions, 1);
 
         let mut files = MockSessionFiles::new();
         files

@@ -50,6 +50,8 @@ pub struct Artifact {
     pub created_at: Timestamp,
     /// `sha256:` and 64 hexadecimal digits.
     pub checksum: String,
+    /// Where it can be fetched from beyond its session; `None` where it was not uploaded.
+    pub url: Option<String>,
 }
 
 impl Artifact {
@@ -66,6 +68,8 @@ pub struct Artifacts {
     pub files: Vec<Artifact>,
     /// One line for each thing that was left out and why (links, devices, what was beyond a bound), for a person.
     pub skipped: Vec<String>,
+    /// One line for each file that was to be uploaded and was not, and why, for a person.
+    pub not_uploaded: Vec<String>,
 }
 
 #[cfg(test)]

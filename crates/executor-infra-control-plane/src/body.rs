@@ -1,7 +1,7 @@
 //! Bodies of reports. Their fields are what the control planes that exist read: none is renamed, and `docs/control-plane.md`
 //! lists them.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, SecondsFormat};
 use executor_application::{ExitReason, Report};
@@ -141,6 +141,9 @@ struct ResultBody<'a> {
     return_value: Option<&'a RawValue>,
     metrics: MetricsBody,
     artifacts: Vec<&'a str>,
+    /// Where those can be fetched from that were uploaded, by path; absent where none was.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    artifact_urls: BTreeMap<&'a str, &'a str>,
 }
 
 #[derive(Serialize)]
@@ -187,6 +190,11 @@ impl<'a> ResultBody<'a> {
                 .files
                 .iter()
                 .map(|file| file.path.as_str())
+                .collect(),
+            artifact_urls: artifacts
+                .files
+                .iter()
+                .filter_map(|file| Some((file.path.as_str(), file.url.as_deref()?)))
                 .collect(),
         }
     }
@@ -293,8 +301,10 @@ mod tests {
                 mime_type: "image/png".into(),
                 created_at: NOON,
                 checksum: "sha256:00".into(),
+                url: None,
             }],
             skipped: vec!["a link".into()],
+            not_uploaded: Vec::new(),
         };
         let mut execution = accepted();
         execution.start(NOON).unwrap();
@@ -348,6 +358,32 @@ mod tests {
             assert_eq!(body["exit_code"], exit_code);
             assert_eq!(body["return_value"], Value::Null);
         }
+    }
+
+    #[test]
+    fn where_artifacts_are_is_reported_by_their_paths() {
+        let mut execution = accepted();
+        execution.start(NOON).unwrap();
+        let file = |path: &str, url: Option<&str>| Artifact {
+            path: path.into(),
+            size: 1,
+            mime_type: "image/png".into(),
+            created_at: NOON,
+            checksum: "sha256:00".into(),
+            url: url.map(str::to_owned),
+        };
+        let artifacts = Artifacts {
+            files: vec![file("a.png", Some("https://store/a.png")), file("b", None)],
+            ..Artifacts::default()
+        };
+        let outcome = finished(completed("null")).outcome().unwrap().clone();
+        execution.finish(NOON, outcome, artifacts).unwrap();
+        let (_, _, body) = message(&Report::Result(execution));
+        assert_eq!(body["artifacts"], json!(["a.png", "b"]));
+        assert_eq!(
+            body["artifact_urls"],
+            json!({"a.png": "https://store/a.png"})
+        );
     }
 
     #[test]

@@ -116,6 +116,7 @@ pub(crate) fn decode(columns: Columns) -> Result<Decoded, String> {
     let artifacts = Artifacts {
         files: facts.artifacts.into_iter().map(Artifact::from).collect(),
         skipped: facts.skipped,
+        not_uploaded: facts.not_uploaded,
     };
     Ok(Decoded {
         outcome,
@@ -140,6 +141,9 @@ struct Facts {
     limits_hit: Vec<LimitHitFact>,
     artifacts: Vec<ArtifactFacts>,
     skipped: Vec<String>,
+    /// Absent where there are none, and in what earlier versions wrote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    not_uploaded: Vec<String>,
     /// Absent where the execution belongs to no trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trace_parent: Option<String>,
@@ -166,6 +170,7 @@ impl Facts {
                 .collect(),
             artifacts: artifacts.files.iter().map(ArtifactFacts::from).collect(),
             skipped: artifacts.skipped.clone(),
+            not_uploaded: artifacts.not_uploaded.clone(),
             trace_parent: None,
         }
     }
@@ -273,6 +278,9 @@ struct ArtifactFacts {
     mime_type: String,
     created_at: i64,
     checksum: String,
+    /// Absent where it was not uploaded, and in what earlier versions wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
 }
 
 impl From<&Artifact> for ArtifactFacts {
@@ -283,6 +291,7 @@ impl From<&Artifact> for ArtifactFacts {
             mime_type: artifact.mime_type.clone(),
             created_at: artifact.created_at.unix_micros(),
             checksum: artifact.checksum.clone(),
+            url: artifact.url.clone(),
         }
     }
 }
@@ -295,6 +304,7 @@ impl From<ArtifactFacts> for Artifact {
             mime_type: facts.mime_type,
             created_at: Timestamp::from_unix_micros(facts.created_at),
             checksum: facts.checksum,
+            url: facts.url,
         }
     }
 }

@@ -60,6 +60,13 @@ const TABLES: &str = "
     CREATE TABLE notes (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 ";
 
+/// Large results, oldest first: few, however many others there are (see `rows::large_bytes`). An index is no part of what a
+/// version promises: it is added to databases that earlier daemons have made, and those keep it up to date.
+const LARGE: &str = "
+    CREATE INDEX IF NOT EXISTS large ON executions (ended, bytes)
+    WHERE ended IS NOT NULL AND report <> 1 AND bytes > 1048576;
+";
+
 /// An open database.
 pub(crate) struct Opened {
     pub writer: Connection,
@@ -213,7 +220,8 @@ impl Database {
                 known: VERSION,
             });
         }
-        self.check(connection)
+        self.check(connection)?;
+        self.doing("add an index to", connection.execute_batch(LARGE))
     }
 
     fn number(&self, connection: &Connection, pragma: &str) -> Result<i64, OpenError> {
@@ -232,7 +240,7 @@ impl Database {
     /// All in one transaction: whoever is killed here finds nothing, or everything.
     fn create(&self, connection: &Connection) -> Result<(), OpenError> {
         let script = format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+            "BEGIN IMMEDIATE; {TABLES} {LARGE} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         );
         self.doing("create tables in", connection.execute_batch(&script))
     }

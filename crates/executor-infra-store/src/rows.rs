@@ -192,6 +192,16 @@ pub(crate) struct Candidate {
     pub kept_at: i64,
 }
 
+impl Candidate {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            number: row.get(0)?,
+            ended: row.get(1)?,
+            kept_at: row.get(2)?,
+        })
+    }
+}
+
 /// The execution that ended first of those whose report does not wait, or of those whose report does.
 pub(crate) fn oldest(
     connection: &Connection,
@@ -205,13 +215,28 @@ pub(crate) fn oldest(
     };
     connection
         .prepare_cached(statement)?
-        .query_row([], |row| {
-            Ok(Candidate {
-                number: row.get(0)?,
-                ended: row.get(1)?,
-                kept_at: row.get(2)?,
-            })
-        })
+        .query_row([], Candidate::of)
+        .optional()
+}
+
+/// What large results take (more than 1 MiB each) whose report does not wait.
+pub(crate) fn large_bytes(connection: &Connection) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached(
+            "SELECT coalesce(sum(bytes), 0) FROM executions
+             WHERE ended IS NOT NULL AND report <> 1 AND bytes > 1048576",
+        )?
+        .query_row([], |row| row.get(0))
+}
+
+/// The one of these that ended first.
+pub(crate) fn oldest_large(connection: &Connection) -> rusqlite::Result<Option<Candidate>> {
+    connection
+        .prepare_cached(
+            "SELECT number, ended, kept_at FROM executions
+             WHERE ended IS NOT NULL AND report <> 1 AND bytes > 1048576 ORDER BY ended LIMIT 1",
+        )?
+        .query_row([], Candidate::of)
         .optional()
 }
 

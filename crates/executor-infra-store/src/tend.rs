@@ -1,12 +1,15 @@
 //! Keeps the store bounded: what is too old goes, and what is too much, oldest first.
 //!
+//! Large results (more than 1 MiB) take half of the cap at most where others want room: the oldest of them go first, so that
+//! a few guests that print much do not push out what everybody else has been told is kept.
+//!
 //! A report that waits keeps its execution beyond its age, since the control plane may be away for longer than that. What
 //! bounds it is the cap: where only executions with waiting reports are left, the oldest goes, and that is counted and
 //! logged.
 
 use std::sync::atomic::Ordering;
 
-use rusqlite::TransactionBehavior;
+use rusqlite::{Connection, TransactionBehavior};
 
 use crate::{
     rows::{self, Candidate, Effect},
@@ -48,10 +51,16 @@ impl Writer {
             let too_much = bytes > self.options.cap();
             // What ended last stays: somebody has just been told that it is there.
             let may_go = |candidate: &Candidate| candidate.ended != self.totals.ended;
-            let settled = rows::oldest(&transaction, false)?.filter(|candidate| {
-                let too_old = now.saturating_sub(candidate.kept_at) >= self.options.ttl_seconds();
-                too_old || (too_much && may_go(candidate))
-            });
+            let too_old = |candidate: &Candidate| {
+                now.saturating_sub(candidate.kept_at) >= self.options.ttl_seconds()
+            };
+            let settled = match rows::oldest(&transaction, false)? {
+                Some(oldest) if too_old(&oldest) => Some(oldest),
+                Some(oldest) if too_much => too_large(&transaction, self.options.cap())?
+                    .filter(may_go)
+                    .or(Some(oldest).filter(may_go)),
+                _ => None,
+            };
             let goes = match settled {
                 Some(settled) => settled,
                 None if too_much => {
@@ -88,5 +97,14 @@ impl Writer {
             )?;
         }
         Ok(swept)
+    }
+}
+
+/// The oldest of the large results, where these take more than half of the cap.
+fn too_large(connection: &Connection, cap: i64) -> rusqlite::Result<Option<Candidate>> {
+    if rows::large_bytes(connection)? > cap / 2 {
+        rows::oldest_large(connection)
+    } else {
+        Ok(None)
     }
 }

@@ -169,8 +169,10 @@ fn results() -> Vec<Execution> {
             mime_type: "text/plain".into(),
             created_at: Timestamp::from_unix_micros(5),
             checksum: "sha256:00".into(),
+            url: Some("https://store/a".into()),
         }],
         skipped: vec!["a link".into()],
+        not_uploaded: vec!["b: no time was left".into()],
     };
     full.finish(Timestamp::from_unix_micros(9), everything, artifacts)
         .unwrap();
@@ -529,6 +531,35 @@ async fn above_the_cap_the_oldest_go_first_and_undelivered_ones_last() {
     keep(&store, &loud("huge", 20_000)).await;
     store.writes().tend().await;
     assert_eq!(waiting(&store, None, 9).await, ["huge"]);
+}
+
+#[tokio::test]
+async fn a_few_huge_results_do_not_push_out_many_small_ones() {
+    const MIB: usize = 1 << 20;
+    let store = SqliteStore::in_memory(StoreOptions {
+        max_bytes: 8 << 20,
+        ..StoreOptions::default()
+    })
+    .unwrap();
+    let kept = async |name: String| found(&store, &name).await.is_some();
+    for number in 0..20 {
+        keep(&store, &loud(&format!("small-{number}"), 10_000)).await;
+    }
+    for number in 0..10 {
+        keep(&store, &loud(&format!("huge-{number}"), 3 * MIB / 2)).await;
+        store.writes().tend().await;
+    }
+    for number in 0..20 {
+        assert!(kept(format!("small-{number}")).await, "{number}");
+    }
+    assert!(!kept("huge-4".into()).await && kept("huge-9".into()).await);
+
+    // Where the small ones are too many themselves, the oldest of all go.
+    for number in 20..900 {
+        keep(&store, &loud(&format!("small-{number}"), 10_000)).await;
+    }
+    store.writes().tend().await;
+    assert!(!kept("small-0".into()).await && kept("small-899".into()).await);
 }
 
 #[tokio::test]

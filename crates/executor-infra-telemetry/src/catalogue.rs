@@ -87,6 +87,16 @@ catalogue! {
         "Reports that the control plane has not got yet; only where there is an outbox";
     LOST = "sandbox_lost_reports", Counter, ["reason"],
         "Results that the control plane never gets: it `refused` them, or they were `dropped` undelivered to keep the store below its cap; only where there is an outbox";
+    SESSIONS_REMOVED = "sandbox_sessions_removed", Counter, ["reason"],
+        "Sessions that were removed with their files: nobody used them, the disk was too full, or somebody asked for it";
+    SESSIONS_REMOVED_BYTES = "sandbox_sessions_removed_bytes", Counter, ["reason"],
+        "What those sessions took on the disk";
+    ARTIFACTS_UPLOADED = "sandbox_artifacts_uploaded", Counter, [],
+        "Artifacts that were uploaded; only where there is an artifact store, as the next two";
+    ARTIFACTS_UPLOADED_BYTES = "sandbox_artifacts_uploaded_bytes", Counter, [],
+        "Bytes of artifacts that were uploaded";
+    ARTIFACTS_NOT_UPLOADED = "sandbox_artifacts_not_uploaded", Counter, [],
+        "Artifacts that were to be uploaded and were not";
     REQUESTS = "sandbox_http_requests", Counter, ["method", "route", "status"],
         "Requests by route pattern and status; the status is `abandoned` where the client left first";
     REQUEST_DURATION = "sandbox_http_request_duration_seconds", Histogram, ["route"],

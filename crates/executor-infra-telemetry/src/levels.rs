@@ -76,6 +76,23 @@ pub(crate) fn registry(
         }
         sheet.add(&catalogue::LOST, lost);
     }
+    if let Some(removals) = &levels.removals {
+        let sessions = Family::<ReasonLabels, Counter>::default();
+        let bytes = Family::<ReasonLabels, Counter>::default();
+        for (reason, removed) in removals.by_reason() {
+            let labels = ReasonLabels { reason };
+            sessions.get_or_create(&labels).inc_by(removed.sessions);
+            bytes.get_or_create(&labels).inc_by(removed.bytes);
+        }
+        sheet.add(&catalogue::SESSIONS_REMOVED, sessions);
+        sheet.add(&catalogue::SESSIONS_REMOVED_BYTES, bytes);
+    }
+    if let Some(uploads) = levels.uploads {
+        let mut total = |metric, total: u64| sheet.add(metric, ConstCounter::new(total));
+        total(&catalogue::ARTIFACTS_UPLOADED, uploads.stored);
+        total(&catalogue::ARTIFACTS_UPLOADED_BYTES, uploads.bytes);
+        total(&catalogue::ARTIFACTS_NOT_UPLOADED, uploads.missed);
+    }
     let build = Family::<VersionLabels, Gauge>::default();
     build.get_or_create(&VersionLabels { version }).set(1);
     sheet.add(&catalogue::BUILD, build);

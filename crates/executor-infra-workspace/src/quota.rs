@@ -3,7 +3,8 @@
 //! To walk over a workspace costs a microsecond for each file in it, so that is not done all the time. What is done all
 //! the time is to ask the file system how much is free, which costs a microsecond in all: as long as the disk has not
 //! lost as much as the workspace has left, the workspace cannot have grown by that much. Only when it has lost half of
-//! that does a walk find out who took it. A walk now and then catches what hides behind somebody else's removals.
+//! that does a walk find out who took it. A walk now and then catches what hides behind somebody else's removals. While
+//! somebody writes, the questions come as often as that writer could use up what is left.
 //!
 //! What this misses and by how much it is late: `docs/adr/0018-workspace-quota.md`.
 
@@ -21,14 +22,20 @@ use tokio::time::{Instant, sleep};
 
 use crate::usage::{Allowance, Usage, measure};
 
-/// Time between two questions to the file system.
+/// Time between two questions to the file system, while nobody writes.
 const TICK: Duration = Duration::from_millis(10);
+
+/// The same at least, however fast somebody writes.
+const SHORTEST_TICK: Duration = Duration::from_millis(2);
 
 /// Time between two walks that nothing gave a reason for.
 const WALK_ANYWAY: Duration = Duration::from_millis(500);
 
 /// A walk may take this part of the time at most, so that a workspace of many files does not take a processor.
 const WALK_SHARE: u32 = 10;
+
+/// The same for the walks over a workspace that grows and may be too large already: it is about to be noticed.
+const URGENT_WALK_SHARE: u32 = 2;
 
 /// A loss of the disk that is not worth a walk: other people write as well.
 const NEGLIGIBLE: Free = Free {
@@ -97,6 +104,27 @@ impl Counted {
         }
     }
 
+    /// What a workspace can still take, if it has taken everything that the disk has lost since.
+    fn left(&self, free: Option<Free>, allowance: Allowance) -> u64 {
+        let left = allowance.bytes.saturating_sub(self.usage.bytes);
+        match (free, self.free) {
+            (Some(now), Some(then)) => left.saturating_sub(now.lost_since(then).bytes),
+            _ => left,
+        }
+    }
+
+    /// What a workspace takes at most; `None` where that would be a guess too wild.
+    fn at_most(&self, now: Free) -> Option<Usage> {
+        let lost = now.lost_since(self.free?);
+        let believed =
+            self.usage.complete && self.runs <= BELIEVED_RUNS && self.at.elapsed() < BELIEVED_FOR;
+        believed.then(|| Usage {
+            bytes: self.usage.bytes.saturating_add(lost.bytes),
+            files: self.usage.files.saturating_add(lost.files),
+            ..self.usage
+        })
+    }
+
     /// Whether the disk has lost what is worth a walk; `true` also where it does not tell.
     fn is_doubtful(&self, free: Option<Free>, allowance: Allowance) -> bool {
         match (free, self.free) {
@@ -155,6 +183,21 @@ impl Accounts {
         Ok(usage)
     }
 
+    /// So much has come into a session from outside of a run. It may be counted twice, since the disk has lost it as well:
+    /// that is on the safe side.
+    pub(crate) fn add(&self, session: &SessionId, bytes: u64, files: u64) {
+        if let Some(counted) = self.lock().get_mut(session) {
+            counted.usage.bytes = counted.usage.bytes.saturating_add(bytes);
+            counted.usage.files = counted.usage.files.saturating_add(files);
+        }
+    }
+
+    /// What a session takes at most, if nobody has to count for that: what was counted shortly before, and everything that
+    /// the disk has lost since.
+    pub(crate) fn at_most(&self, session: &SessionId, directory: &OwnedFd) -> Option<Usage> {
+        self.get(session)?.at_most(Free::on(directory)?)
+    }
+
     /// What was counted, if a run that begins now can still believe it.
     fn believed(
         &self,
@@ -167,6 +210,8 @@ impl Accounts {
         counted.runs += 1;
         let believed = counted.runs <= BELIEVED_RUNS
             && counted.at.elapsed() < BELIEVED_FOR
+            // What is known too large may be a guess by then.
+            && allowance.exceeded_by(&counted.usage).is_none()
             && !counted.is_doubtful(free, allowance);
         believed.then_some(*counted)
     }
@@ -236,19 +281,31 @@ impl Watch {
         // What was counted for an earlier run is believed for a while, or it would have been counted again.
         let mut walked_at = Instant::now();
         let mut walked_for = Duration::ZERO;
+        let mut grows = false;
+        let mut pace = Pace::new(began_with);
+        let mut pause = TICK;
         loop {
-            sleep(TICK).await;
+            sleep(pause).await;
             let free = Free::on(&self.workspace);
             if let Some(overflow) = disk_overflow(free, began_with) {
                 return overflow;
             }
             let since = walked_at.elapsed();
+            let left = counted.left(free, self.allowance);
+            pause = pace.pause(free, left);
             let due = since >= WALK_ANYWAY || counted.is_doubtful(free, self.allowance);
-            if !due || since < walked_for * WALK_SHARE {
+            let share = if grows && left == 0 {
+                URGENT_WALK_SHARE
+            } else {
+                WALK_SHARE
+            };
+            if !due || since < walked_for * share {
                 continue;
             }
             walked_at = Instant::now();
+            let before = counted.usage.bytes;
             counted = self.count().await;
+            grows = counted.usage.bytes > before;
             walked_for = walked_at.elapsed();
             if let Some(overflow) = self.allowance.exceeded_by(&counted.usage) {
                 return overflow;
@@ -290,6 +347,43 @@ impl Watch {
             files: files + files / 8 + 1024,
         }
     }
+}
+
+/// How fast the disk loses what it has, and so how soon it has to be asked again.
+struct Pace {
+    at: Instant,
+    free: Option<Free>,
+}
+
+impl Pace {
+    fn new(free: Option<Free>) -> Self {
+        Self {
+            at: Instant::now(),
+            free,
+        }
+    }
+
+    /// How long to wait, where the disk has this much now and the workspace has this much left.
+    fn pause(&mut self, free: Option<Free>, left: u64) -> Duration {
+        let lost = match (free, self.free) {
+            (Some(now), Some(then)) => now.lost_since(then).bytes,
+            _ => 0,
+        };
+        let since = self.at.elapsed();
+        *self = Self::new(free);
+        until_half_is_gone(left, lost, since)
+    }
+}
+
+/// How long a writer that has written `lost` within `since` takes for half of what is left, as far as that matters.
+fn until_half_is_gone(left: u64, lost: u64, since: Duration) -> Duration {
+    if lost == 0 {
+        return TICK;
+    }
+    let nanos = since.as_nanos().saturating_mul(u128::from(left / 2)) / u128::from(lost);
+    u64::try_from(nanos)
+        .map_or(TICK, Duration::from_nanos)
+        .clamp(SHORTEST_TICK, TICK)
 }
 
 /// The disk itself is nearly full, and has lost much since the run began.
@@ -339,6 +433,67 @@ mod tests {
         assert!(!full.is_doubtful(Some(free(99 << 20)), allowance));
         assert!(full.is_doubtful(Some(free((99 << 20) - 1)), allowance));
         assert!(full.is_doubtful(None, allowance));
+    }
+
+    #[test]
+    fn the_disk_is_asked_more_often_the_sooner_a_workspace_can_be_full() {
+        const MIB: u64 = 1 << 20;
+        let ms = Duration::from_millis;
+        assert_eq!(until_half_is_gone(0, 0, ms(10)), TICK);
+        // 1 MiB in a millisecond.
+        assert_eq!(until_half_is_gone(100 * MIB, 10 * MIB, ms(10)), TICK);
+        assert_eq!(until_half_is_gone(8 * MIB, 10 * MIB, ms(10)), ms(4));
+        assert_eq!(until_half_is_gone(0, 10 * MIB, ms(10)), SHORTEST_TICK);
+        assert_eq!(until_half_is_gone(u64::MAX, 1, Duration::MAX), TICK);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_is_what_the_disk_has_not_lost() {
+        let allowance = Allowance {
+            bytes: 20 << 20,
+            files: 1000,
+        };
+        let half = counted(10 << 20);
+        assert_eq!(half.left(Some(free(100 << 20)), allowance), 10 << 20);
+        assert_eq!(half.left(Some(free(97 << 20)), allowance), 7 << 20);
+        assert_eq!(half.left(Some(free(0)), allowance), 0);
+        assert_eq!(half.left(None, allowance), 10 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_guess_is_rather_too_much_than_too_little() {
+        let counted = counted(10 << 20);
+        let guess = |counted: Counted, now| counted.at_most(now).map(|usage| usage.bytes >> 20);
+        assert_eq!(guess(counted, free(100 << 20)), Some(10));
+        assert_eq!(guess(counted, free(93 << 20)), Some(17));
+        assert_eq!(guess(counted, free(200 << 20)), Some(10));
+        let accounts = Accounts::default();
+        let session = SessionId::parse("s").unwrap();
+        accounts.lock().insert(session.clone(), counted);
+        accounts.add(&session, 5 << 20, 2);
+        let grown = accounts.get(&session).unwrap();
+        assert_eq!(guess(grown, free(93 << 20)), Some(22));
+        assert_eq!(grown.at_most(free(0)).unwrap().files, 3);
+        // Nobody has counted everything, or lately, or knows what the disk had.
+        for odd in [
+            Counted {
+                free: None,
+                ..counted
+            },
+            Counted {
+                runs: BELIEVED_RUNS + 1,
+                ..counted
+            },
+            Counted {
+                usage: Usage {
+                    complete: false,
+                    ..counted.usage
+                },
+                ..counted
+            },
+        ] {
+            assert_eq!(guess(odd, free(100 << 20)), None, "{odd:?}");
+        }
     }
 
     #[test]

@@ -12,8 +12,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use executor_application::{Overflow, Wall, Workspace, WorkspaceError, Workspaces};
-use executor_domain::{Artifacts, SessionId};
+use executor_application::{
+    Content, FilesError, Overflow, Wall, Workspace, WorkspaceError, Workspaces,
+};
+use executor_domain::{Artifact, Artifacts, SessionId, WorkspacePath};
 use rustix::{
     fs::{AtFlags, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat},
     io::Errno,
@@ -173,7 +175,10 @@ impl Root {
                 .map_err(failed("give the workspace to the guests' user", &path))?;
         }
         let state = State::open(directory.as_fd()).map_err(failed(MAKE, &path))?;
-        let clock = FileClock::new(state.staging()).map_err(failed(MAKE, &path))?;
+        let clock = state
+            .staging()
+            .and_then(FileClock::new)
+            .map_err(failed(MAKE, &path))?;
         let root = Arc::new(Self {
             path,
             directory: Arc::new(directory),
@@ -192,9 +197,10 @@ impl Root {
     /// Creates, writes and removes a file, and gives it away as session directories are.
     fn try_to_write(&self) -> Result<(), WorkspaceError> {
         const STEP: &str = "write to the workspace root";
+        let staging = self.state.staging().map_err(failed(STEP, &self.path))?;
         let (name, file) = names::create_unused(".sandbox-executor-check", |name| {
             openat(
-                self.state.staging(),
+                &staging,
                 name,
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
                 Mode::RUSR | Mode::WUSR,
@@ -207,8 +213,7 @@ impl Root {
             .options
             .owner
             .map_or(Ok(()), |owner| give_to(&file, owner));
-        unlinkat(self.state.staging(), name.as_str(), AtFlags::empty())
-            .map_err(failed(STEP, &self.path))?;
+        unlinkat(&staging, name.as_str(), AtFlags::empty()).map_err(failed(STEP, &self.path))?;
         written.map_err(failed(STEP, &self.path))?;
         given.map_err(failed("give a file to the guests' user", &self.path))
     }
@@ -429,6 +434,17 @@ impl Workspace for OpenWorkspace {
             let now = root.clock.now().map_err(failed(READ_CLOCK, &path))?;
             root.seen.remember(&session, recent, now);
             Ok(found)
+        })
+        .await?
+    }
+
+    async fn read(&self, artifact: &Artifact) -> Result<Box<dyn Content>, FilesError> {
+        let path = WorkspacePath::parse(&artifact.path)
+            .map_err(|_| FilesError::NotReadable("under no path that a file can have"))?;
+        let (root, session) = (Arc::clone(&self.root), self.session.clone());
+        let (directory, size) = (Arc::clone(&self.held.directory), artifact.size);
+        blocking("open an artifact", move || {
+            root.content(&session, directory.as_fd(), &path, size)
         })
         .await?
     }

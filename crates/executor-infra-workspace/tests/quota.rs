@@ -16,7 +16,8 @@ use std::{
     time::Duration,
 };
 
-use executor_application::{Overflow, SessionFiles, Workspace, Workspaces};
+use executor_application::{Condition, Overflow, SessionFiles, Workspace, Workspaces};
+use executor_domain::WorkspacePath;
 use executor_infra_workspace::{SessionWorkspaces, WorkspaceOptions};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use support::{Place, eventually, owner, session};
@@ -147,8 +148,8 @@ async fn who_filled_a_workspace_can_clean_up_and_not_go_on() {
         .workspaces
         .remove(
             &session("s"),
-            &executor_domain::WorkspacePath::parse("much").unwrap(),
-            executor_application::Condition::Always,
+            &WorkspacePath::parse("much").unwrap(),
+            Condition::Always,
             false,
         )
         .await
@@ -260,6 +261,45 @@ async fn what_was_planted_in_the_place_of_our_own_directory_leads_nowhere() {
     std::os::unix::fs::symlink(victim.path().join("trash"), own.join("trash")).unwrap();
     drop(SessionWorkspaces::open_root(place.path(), options).unwrap());
     assert!(victim.path().join("trash/kept").exists());
+}
+
+/// Where the root is the one workspace and the daemon the guest's own user, our directory is the guest's to remove.
+#[tokio::test]
+async fn what_a_guest_removes_of_ours_is_made_again() {
+    let place = tempfile::tempdir().unwrap();
+    let options = WorkspaceOptions {
+        owner: owner(),
+        single: true,
+        ..WorkspaceOptions::default()
+    };
+    let workspaces = SessionWorkspaces::open_root(place.path(), options).unwrap();
+    let s = session("s");
+    let own = place.path().join(".sandbox-executor");
+    for removed in ["", "staging", "trash"] {
+        // Made again only by those who need it.
+        let gone = || {
+            let removed = own.join(removed);
+            if removed.exists() {
+                fs::remove_dir_all(removed).unwrap();
+            }
+        };
+        gone();
+        workspaces.check().await.unwrap();
+        gone();
+        let path = WorkspacePath::parse("d/f").unwrap();
+        let upload = workspaces.create(&s, &path, Condition::Always, MIB).await;
+        let mut upload = upload.unwrap();
+        upload.write(b"hello").await.unwrap();
+        upload.commit().await.unwrap();
+        assert_eq!(fs::read(place.path().join("d/f")).unwrap(), b"hello");
+        gone();
+        let directory = WorkspacePath::parse("d").unwrap();
+        workspaces
+            .remove(&s, &directory, Condition::Always, true)
+            .await
+            .unwrap();
+        assert!(!place.path().join("d").exists());
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use std::{
 };
 
 use executor_application::Workspace;
-use executor_domain::{ArtifactKind, Artifacts};
+use executor_domain::{Artifact, ArtifactKind, Artifacts};
 use executor_infra_workspace::ScanLimits;
 use support::{Place, is_root, swap};
 
@@ -36,6 +36,16 @@ async fn scan(run: &dyn Workspace) -> Artifacts {
         .await
         .expect("a scan ends")
         .unwrap()
+}
+
+/// The content of an artifact; `None` where it cannot be had.
+async fn content(run: &dyn Workspace, artifact: &Artifact) -> Option<String> {
+    let mut content = run.read(artifact).await.ok()?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = content.next().await.ok()? {
+        bytes.extend(chunk);
+    }
+    Some(String::from_utf8(bytes).unwrap())
 }
 
 fn paths(found: &Artifacts) -> Vec<&str> {
@@ -270,6 +280,66 @@ async fn a_sparse_terabyte_is_not_read() {
 }
 
 #[tokio::test]
+async fn an_artifact_is_read_as_it_was_found_or_not_at_all() {
+    let place = Place::new();
+    let run = place.run().await;
+    let at = |name: &str| run.path().join(name);
+    for name in ["grown", "gone", "linked", "same"] {
+        fs::write(at(name), "hello").unwrap();
+    }
+    let found = scan(&*run).await;
+    fs::write(at("grown"), "hello, world").unwrap();
+    fs::remove_file(at("gone")).unwrap();
+    fs::remove_file(at("linked")).unwrap();
+    symlink("same", at("linked")).unwrap();
+    for file in &found.files {
+        let expected = (file.path == "same").then_some("hello");
+        let read = content(&*run, file).await;
+        assert_eq!(read.as_deref(), expected, "{}", file.path);
+    }
+    assert_eq!(found.files.len(), 4);
+    for path in ["../s/same", "/etc/passwd", ""] {
+        let made_up = Artifact {
+            path: path.into(),
+            ..found.files[0].clone()
+        };
+        assert!(content(&*run, &made_up).await.is_none(), "{path}");
+    }
+}
+
+/// Each of them is small enough to be read, and all of it would be zeros that nobody wrote.
+#[tokio::test]
+async fn what_nobody_wrote_is_not_read_for_long() {
+    let place = Place::within(ScanLimits {
+        hole_bytes: 64 << 10,
+        ..ScanLimits::default()
+    });
+    let run = place.run().await;
+    let make = |name: &str, written: &[u8], size: u64| {
+        let mut file = File::create(run.path().join(name)).unwrap();
+        file.write_all(written).unwrap();
+        file.set_len(size).unwrap();
+    };
+    make("a-few-holes", b"x", 32 << 10);
+    make("b-many-holes", b"x", 128 << 10);
+    make("c-a-few-more", b"x", 16 << 10);
+    make("d-too-many-in-all", b"", 32 << 10);
+    make("e-none", &vec![b'x'; 192 << 10], 192 << 10);
+    let found = scan(&*run).await;
+    assert_eq!(
+        paths(&found),
+        ["a-few-holes", "c-a-few-more", "e-none"],
+        "{found:?}"
+    );
+    for name in ["b-many-holes", "d-too-many-in-all"] {
+        assert!(
+            line_about(&found, name).unwrap().contains("sparse"),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn names_are_passed_on_exactly_or_refused() {
     let place = Place::new();
     let run = place.run().await;
@@ -471,19 +541,30 @@ async fn swapping_files_and_links_during_scans_gives_away_nothing() {
     let swapping = AtomicBool::new(true);
     let seen = std::thread::scope(|threads| {
         let swapper = threads.spawn(|| {
-            for _ in 0..2_000 {
+            for _ in 0..10_000 {
                 swap(run.path(), &outside);
             }
             swapping.store(false, Ordering::Release);
         });
         let runtime = tokio::runtime::Handle::current();
-        let mut seen = Vec::new();
+        let (mut seen, mut uploaded) = (Vec::new(), 0);
         tokio::task::block_in_place(|| {
             while swapping.load(Ordering::Acquire) {
-                seen.push(runtime.block_on(scan(&*run)));
+                let found = runtime.block_on(scan(&*run));
+                // What is uploaded goes through the same door.
+                for file in &found.files {
+                    let content = runtime.block_on(content(&*run, file));
+                    assert!(
+                        matches!(content.as_deref(), None | Some("hello")),
+                        "{content:?}"
+                    );
+                    uploaded += usize::from(content.is_some());
+                }
+                seen.push(found);
             }
         });
         swapper.join().unwrap();
+        assert!(uploaded > 1, "{uploaded}");
         seen
     });
     let last = scan(&*run).await;

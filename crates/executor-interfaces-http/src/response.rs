@@ -77,6 +77,10 @@ pub(crate) struct ExecutionDto<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<String>, required = false)]
     artifacts_skipped: &'a [String],
+    /// One line for each artifact that was to be uploaded and has no `url`, and why; absent where there is none.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<String>, required = false)]
+    artifacts_not_uploaded: &'a [String],
     /// When its guest started: RFC 3339 in UTC
     #[schema(format = DateTime, required)]
     started_at: Option<String>,
@@ -144,6 +148,10 @@ struct ArtifactDto<'a> {
     created_at: Option<String>,
     /// `sha256:` and the digest of its content
     checksum: &'a str,
+    /// Where it can be fetched from beyond its session; absent where it was not uploaded
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    url: Option<&'a str>,
 }
 
 impl<'a> From<&'a Execution> for ExecutionDto<'a> {
@@ -167,6 +175,7 @@ impl<'a> From<&'a Execution> for ExecutionDto<'a> {
             metrics: None,
             artifacts: Vec::new(),
             artifacts_skipped: &[],
+            artifacts_not_uploaded: &[],
             started_at: None,
             completed_at: None,
         };
@@ -182,6 +191,7 @@ impl<'a> From<&'a Execution> for ExecutionDto<'a> {
                 dto.add_outcome(outcome);
                 dto.artifacts = artifacts.files.iter().map(ArtifactDto::from).collect();
                 dto.artifacts_skipped = &artifacts.skipped;
+                dto.artifacts_not_uploaded = &artifacts.not_uploaded;
                 dto.started_at = started_at.and_then(rfc3339);
                 dto.completed_at = rfc3339(*completed_at);
             }
@@ -248,6 +258,7 @@ impl<'a> From<&'a Artifact> for ArtifactDto<'a> {
             r#type: artifact.kind().as_str(),
             created_at: rfc3339(artifact.created_at),
             checksum: &artifact.checksum,
+            url: artifact.url.as_deref(),
         }
     }
 }
@@ -341,8 +352,10 @@ mod tests {
                 mime_type: "image/png".into(),
                 created_at: NOON,
                 checksum: "sha256:00".into(),
+                url: Some("https://store/a".into()),
             }],
             skipped: vec!["a link".into()],
+            not_uploaded: vec!["b: no time was left".into()],
         };
         assert_eq!(
             shown(&finished(outcome, artifacts)),
@@ -359,8 +372,9 @@ mod tests {
                             "limits_hit": ["pids", "output"]},
                 "artifacts": [{"path": "plots/summary.png", "size": 524_288, "mime_type": "image/png",
                                "type": "artifact", "created_at": "2026-01-01T12:00:00.000000Z",
-                               "checksum": "sha256:00"}],
+                               "checksum": "sha256:00", "url": "https://store/a"}],
                 "artifacts_skipped": ["a link"],
+                "artifacts_not_uploaded": ["b: no time was left"],
                 "started_at": "2026-01-01T12:00:00.000000Z",
                 "completed_at": "2026-01-01T12:00:00.002134Z",
             })

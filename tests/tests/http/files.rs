@@ -172,6 +172,14 @@ async fn parts_and_conditions() {
         ("10", &*etag)
     );
 
+    let range = [("range", "bytes=2-4")];
+    let head = send(&daemon, Method::HEAD, &path, &range, Vec::new()).await;
+    assert_eq!((head.status, head.header("content-length")), (200, "10"));
+    let slash = format!("{path}/");
+    send(&daemon, Method::DELETE, &slash, &[], Vec::new())
+        .await
+        .refusal(404, "Executor.NotFound");
+
     put(&daemon, &path, &[("if-none-match", "*")], b"x")
         .await
         .refusal(412, "Executor.PreconditionFailed");
@@ -471,6 +479,16 @@ async fn sessions_that_nobody_uses_are_removed_by_themselves() {
         "{line}"
     );
     assert_eq!(log.matches("session removed").count(), 1, "{log}");
+    let metrics = get(&daemon, "/metrics", &[]).await;
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    let value = |series: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    assert_eq!(value(r#"sandbox_sessions_removed_total{reason="idle"}"#), 1);
+    assert_eq!(value(r#"sandbox_sessions_removed_total{reason="disk"}"#), 0);
+    let bytes = value(r#"sandbox_sessions_removed_bytes_total{reason="idle"}"#);
+    assert!((1..1 << 20).contains(&bytes), "{bytes}");
 }
 
 #[tokio::test]

@@ -5,9 +5,11 @@
 mod examples;
 mod executions;
 mod files;
+mod files_killed;
 mod observe;
 mod operation;
 mod requests;
 mod runs;
 #[path = "../support/mod.rs"]
 mod support;
+mod uploads;

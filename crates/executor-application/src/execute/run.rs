@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use super::{ExecuteCommand, RunFailure, Shared, lost, nothing_known, quota};
 use crate::{
-    EndedRun, Fingerprint, Job, Listener,
+    ArtifactOwner, EndedRun, Fingerprint, Job, Listener,
     admission::{Place, Slot},
     ledger::{Live, Progress, Registration, Remains},
     transcript::Transcript,
@@ -225,7 +225,16 @@ impl Run {
         let outcome = quota::run_within(sandbox, &*workspace, job, self.cancel.clone()).await?;
         self.times.sandboxed = Some(handed_over.elapsed());
         self.shared.note_duration(outcome.usage.wall_time);
-        let artifacts = workspace.changes().await?;
+        let mut artifacts = workspace.changes().await?;
+        if let Some(uploads) = &self.shared.uploads {
+            let owner = ArtifactOwner {
+                session: self.execution.session().clone(),
+                execution: self.execution.id().clone(),
+            };
+            uploads
+                .upload(owner, &*workspace, &mut artifacts, &self.cancel)
+                .await;
+        }
         self.finish(outcome, artifacts);
         Ok(())
     }

@@ -356,10 +356,11 @@ async fn the_workspace_is_opened_before_the_run_and_scanned_after_it() {
         mime_type: "text/plain".into(),
         created_at: StoppedClock.now(),
         checksum: format!("sha256:{}", "0".repeat(64)),
+        url: None,
     };
     let found = Artifacts {
         files: vec![file],
-        skipped: Vec::new(),
+        ..Artifacts::default()
     };
     let mut workspaces = MockWorkspaces::new();
     let expected = found.clone();

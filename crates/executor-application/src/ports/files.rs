@@ -273,14 +273,15 @@ pub trait SessionFiles: Send + Sync {
         max_bytes: u64,
     ) -> Result<Box<dyn Upload>, FilesError>;
 
-    /// Removes a session with everything in it, unless somebody uses it ([`FilesError::InUse`]). `unused_since`: and
+    /// Removes a session with everything in it, unless somebody uses it ([`FilesError::InUse`]); returns how many bytes
+    /// that took on the disk, as far as they were counted. `unused_since`: and
     /// only if nobody has used it since then ([`FilesError::ConditionFailed`]). MUST survive a crash midway: after the
     /// next start it is there in whole, or gone.
     async fn remove_session(
         &self,
         session: &SessionId,
         unused_since: Option<Timestamp>,
-    ) -> Result<(), FilesError>;
+    ) -> Result<u64, FilesError>;
 
     /// Every session that was ever used and not removed. Empty where there is but one, which is never removed by itself.
     async fn sessions(&self) -> Result<Vec<SessionUse>, FilesError>;

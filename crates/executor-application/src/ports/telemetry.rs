@@ -8,7 +8,7 @@ use executor_domain::{Execution, Language, TraceParent};
 use tracing::Span;
 
 use super::{Outbox, OutboxLevels};
-use crate::RunFailure;
+use crate::{Removals, RunFailure};
 
 /// A run that has ended, whatever its guest did.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,17 @@ pub struct WarmSlots {
     pub ready: usize,
 }
 
+/// Artifacts that were to be uploaded, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UploadTotals {
+    /// Those that were.
+    pub stored: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those that were not.
+    pub missed: u64,
+}
+
 /// What is looked at when somebody asks, rather than told when it happens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Levels {
@@ -60,6 +71,10 @@ pub struct Levels {
     pub warm_slots: Vec<WarmSlots>,
     /// Reports on their way to the control plane; `None` where there is no outbox.
     pub outbox: Option<OutboxLevels>,
+    /// Artifacts that were uploaded; `None` where none are.
+    pub uploads: Option<UploadTotals>,
+    /// Sessions that were removed; `None` where nobody looks after them.
+    pub removals: Option<Removals>,
 }
 
 /// How counters are written down.

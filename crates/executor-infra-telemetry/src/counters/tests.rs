@@ -1,4 +1,4 @@
-use executor_application::{OutboxLevels, RunFailure, WarmSlots};
+use executor_application::{OutboxLevels, Removals, Removed, RunFailure, UploadTotals, WarmSlots};
 use executor_domain::{
     Artifacts, Clock, Ending, Execution, ExecutionId, JsonText, Outcome, SessionId, Timestamp,
     Usage,
@@ -90,6 +90,18 @@ fn levels() -> Levels {
             refused: 2,
             dropped: 1,
         }),
+        uploads: Some(UploadTotals {
+            stored: 7,
+            bytes: 8,
+            missed: 9,
+        }),
+        removals: Some(Removals {
+            idle: Removed {
+                sessions: 10,
+                bytes: 11,
+            },
+            ..Removals::default()
+        }),
     }
 }
 
@@ -133,6 +145,13 @@ fn counts_what_it_is_told() {
             "sandbox_undelivered_reports 6",
             r#"sandbox_lost_reports_total{reason="refused"} 2"#,
             r#"sandbox_lost_reports_total{reason="dropped"} 1"#,
+            "sandbox_artifacts_uploaded_total 7",
+            "sandbox_artifacts_uploaded_bytes_total 8",
+            "sandbox_artifacts_not_uploaded_total 9",
+            r#"sandbox_sessions_removed_total{reason="idle"} 10"#,
+            r#"sandbox_sessions_removed_total{reason="disk"} 0"#,
+            r#"sandbox_sessions_removed_total{reason="requested"} 0"#,
+            r#"sandbox_sessions_removed_bytes_total{reason="idle"} 11"#,
             r#"sandbox_http_requests_total{method="GET",route="/execute",status="200"} 1"#,
             r#"sandbox_http_requests_total{method="GET",route="unknown",status="abandoned"} 1"#,
             r#"sandbox_http_request_duration_seconds_count{route="/execute"} 1"#,

@@ -10,7 +10,11 @@ mod read;
 pub(crate) mod unpack;
 mod upload;
 
-use std::{os::fd::AsFd, path::Path, sync::Arc};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use executor_application::{
@@ -144,7 +148,7 @@ impl SessionFiles for SessionWorkspaces {
         &self,
         session: &SessionId,
         unused_since: Option<Timestamp>,
-    ) -> Result<(), FilesError> {
+    ) -> Result<u64, FilesError> {
         let (root, session) = (Arc::clone(&self.root), session.clone());
         apart(REMOVE_SESSION, move || {
             if root.options.single {
@@ -210,6 +214,23 @@ impl Root {
             Errno::NOTEMPTY => FilesError::NotEmpty,
             Errno::ACCESS | Errno::PERM => FilesError::NotReadable("shut by its owner"),
             other => failed(step, &self.path_of(session))(other).into(),
+        }
+    }
+
+    /// The content of a file that must have this size. Blocks.
+    pub(crate) fn content(
+        &self,
+        session: &SessionId,
+        workspace: BorrowedFd<'_>,
+        path: &WorkspacePath,
+        size: u64,
+    ) -> Result<Box<dyn Content>, FilesError> {
+        let found = read::open(workspace, path)
+            .map_err(|problem| problem.told(|error| self.trouble(session, FIND, error)))?;
+        match found {
+            Found::File(entry, content) if entry.size == size => Ok(content),
+            Found::File(..) => Err(FilesError::ConditionFailed),
+            Found::Directory(_) => Err(FilesError::IsDirectory),
         }
     }
 
@@ -284,7 +305,7 @@ impl Root {
         &self,
         session: &SessionId,
         unused_since: Option<Timestamp>,
-    ) -> Result<(), FilesError> {
+    ) -> Result<u64, FilesError> {
         let fail =
             |error: Errno| FilesError::from(failed(REMOVE_SESSION, &self.path_of(session))(error));
         let claim = match self.state.claim(session.as_str()) {
@@ -306,12 +327,16 @@ impl Root {
             return Err(FilesError::ConditionFailed);
         }
         // Whatever is there must be the session's, else it is somebody else's and stays.
+        let mut bytes = 0;
         let thrown_away = match self.open_existing(session)? {
-            Some(_) => Some(
-                self.state
-                    .throw_away(self.directory.as_fd(), Path::new(session.as_str()))
-                    .map_err(fail)?,
-            ),
+            Some(directory) => {
+                bytes = self.bytes_in(&directory);
+                Some(
+                    self.state
+                        .throw_away(self.directory.as_fd(), Path::new(session.as_str()))
+                        .map_err(fail)?,
+                )
+            }
             None => None,
         };
         claim.forget(session.as_str()).map_err(fail)?;
@@ -319,13 +344,20 @@ impl Root {
         if let Some(there) = thrown_away {
             self.state.destroy(&there);
         }
-        Ok(())
+        Ok(bytes)
+    }
+
+    /// What a directory that is about to be removed takes on the disk, for those who count: what cannot be counted is in
+    /// nobody's way.
+    fn bytes_in(&self, directory: &OwnedFd) -> u64 {
+        measure(directory.as_fd(), self.options.max_files).map_or(0, |usage| usage.bytes)
     }
 
     /// Removes everything in the root, which is the one workspace and stays.
-    fn empty_the_only_session(&self, session: &SessionId) -> Result<(), FilesError> {
+    fn empty_the_only_session(&self, session: &SessionId) -> Result<u64, FilesError> {
         let fail =
             |error: Errno| FilesError::from(failed(REMOVE_SESSION, &self.path_of(session))(error));
+        let bytes = self.bytes_in(&self.directory);
         let entries = beneath::entries(self.directory.as_fd()).map_err(fail)?;
         for entry in entries.filter_map(Result::ok) {
             let name = beneath::as_path(&entry);
@@ -339,7 +371,7 @@ impl Root {
             }
         }
         self.accounts.forget(session);
-        Ok(())
+        Ok(bytes)
     }
 
     /// Nobody else puts anything into a workspace, or takes it out, until this is dropped. Guests do.

@@ -67,7 +67,8 @@ pub(super) fn unpack(
     .and_then(|()| unpacked.into_workspace(session));
     if let Ok(there) = root
         .state
-        .throw_away(root.state.staging(), Path::new(&name))
+        .staging()
+        .and_then(|staging| root.state.throw_away(staging.as_fd(), Path::new(&name)))
     {
         root.state.destroy(&there);
     }

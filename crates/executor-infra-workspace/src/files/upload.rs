@@ -79,7 +79,7 @@ impl Staged {
             check_depth(path)?;
         }
         let rest = if let Some(directory) = root.open_existing(&session)? {
-            root.rest(&session, &directory, &target)?
+            root.rest(&session, &directory, &target, allowance)?
         } else {
             if let Target::File { condition, .. } = &target {
                 find::check(condition, None)?;
@@ -145,18 +145,32 @@ impl Staged {
 }
 
 impl Root {
-    /// What a session takes without the file that is about to be replaced, if that may be.
+    /// What a session takes without the file that is about to be replaced, if that may be. Rather too much than too little:
+    /// it is counted only where a guess would leave no room.
     fn rest(
         &self,
         session: &SessionId,
         directory: &OwnedFd,
         target: &Target,
+        allowance: Allowance,
     ) -> Result<Usage, FilesError> {
         let fail = |error| self.trouble(session, WRITE, error);
-        let mut usage = self
-            .accounts
-            .count(session, directory, self.options.max_files)
-            .map_err(fail)?;
+        let has_room = |usage: &Usage| {
+            let with_this = Usage {
+                bytes: usage.bytes + self.accounts.staged(session),
+                files: usage.files + 1,
+                ..*usage
+            };
+            // How much is in an archive, nobody knows before it is unpacked.
+            matches!(target, Target::File { .. }) && allowance.exceeded_by(&with_this).is_none()
+        };
+        let mut usage = match self.accounts.at_most(session, directory).filter(has_room) {
+            Some(usage) => usage,
+            None => self
+                .accounts
+                .count(session, directory, self.options.max_files)
+                .map_err(fail)?,
+        };
         let Target::File { path, condition } = target else {
             return Ok(usage);
         };
@@ -208,24 +222,28 @@ impl Root {
             .map_err(fail)?;
         let found = find::look(parent.as_fd(), name).map_err(fail)?;
         check_target(condition, found.as_ref())?;
-        let staging = self.state.staging();
+        let staging = self.state.staging().map_err(fail)?;
         if *condition == Condition::Absent {
             // Never replaces anything (link(2)), not even what a guest has made since we looked.
-            linkat(staging, staged, &parent, name, AtFlags::empty()).map_err(
+            linkat(&staging, staged, &parent, name, AtFlags::empty()).map_err(
                 |error| match error {
                     Errno::EXIST => FilesError::ConditionFailed,
                     error => fail(error),
                 },
             )?;
-            unlinkat(staging, staged, AtFlags::empty()).map_err(fail)?;
+            // It is in its place, whether or not it has another name as well for a moment.
+            let _ = unlinkat(&staging, staged, AtFlags::empty());
         } else {
-            renameat(staging, staged, &parent, name).map_err(|error| match error {
+            renameat(&staging, staged, &parent, name).map_err(|error| match error {
                 Errno::EXIST => FilesError::IsDirectory,
                 error => fail(error),
             })?;
         }
-        self.accounts.forget(session);
-        let placed = Metadata::from(fstat(file).map_err(fail)?);
+        let stat = fstat(file).map_err(fail)?;
+        // With every directory that may have been made on the way to it.
+        let made = path.names().count() as u64;
+        self.accounts.add(session, disk_bytes(&stat), made);
+        let placed = Metadata::from(stat);
         self.seen.brought(session, [placed]);
         let mut beginning = vec![0; HEAD_BYTES];
         let length = file.read_at(&mut beginning, 0).unwrap_or_default();
@@ -310,7 +328,10 @@ impl Staged {
     fn finish(&mut self) -> Result<Stored, FilesError> {
         // Runs and other uploads may have filled the workspace since.
         if let Some(directory) = self.root.open_existing(&self.session)? {
-            self.rest = self.root.rest(&self.session, &directory, &self.target)?;
+            let (target, allowance) = (&self.target, self.allowance);
+            self.rest = self
+                .root
+                .rest(&self.session, &directory, target, allowance)?;
         }
         self.check(1)?;
         let staged = self.name.as_deref().unwrap_or_default();
@@ -349,7 +370,10 @@ impl Drop for Staged {
         let root = Arc::clone(&self.root);
         let remove = move || {
             // Where this fails, the next start takes it away.
-            let _ = unlinkat(root.state.staging(), name.as_str(), AtFlags::empty());
+            let _ = root
+                .state
+                .staging()
+                .and_then(|staging| unlinkat(&staging, name.as_str(), AtFlags::empty()));
         };
         // Removing a large file takes a while.
         match tokio::runtime::Handle::try_current() {

@@ -7,7 +7,7 @@ mod upload;
 
 use axum::{
     extract::{FromRequestParts, Path, State},
-    http::{HeaderMap, StatusCode, request::Parts},
+    http::{HeaderMap, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -184,8 +184,13 @@ async fn fetch(
     Named(session): Named,
     NamedFile { path, directory }: NamedFile,
     query: Query,
-    headers: HeaderMap,
+    method: Method,
+    mut headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    if method != Method::GET {
+        // Parts are defined for GET alone (RFC 9110, section 14.2).
+        headers.remove(header::RANGE);
+    }
     if let Some(format) = query.archive {
         return download::archive(&api, &session, Some(path), format).await;
     }
@@ -252,12 +257,16 @@ async fn remove(
     _caller: Authorized,
     State(api): State<ApiState>,
     Named(session): Named,
-    NamedFile { path, .. }: NamedFile,
+    NamedFile { path, directory }: NamedFile,
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let condition = conditions::for_change(&headers)?;
-    sessions(&api)?
+    let sessions = sessions(&api)?;
+    if directory && matches!(sessions.find(&session, &path).await?, Found::File(..)) {
+        return Err(FilesError::NoFile.into());
+    }
+    sessions
         .remove(&session, &path, condition, query.recursive)
         .await?;
     Ok(StatusCode::NO_CONTENT.into_response())

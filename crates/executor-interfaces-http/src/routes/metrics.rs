@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
-use executor_application::TextFormat;
+use executor_application::{Levels, ManageSessions, TextFormat};
 
 use crate::{ApiState, auth::Authorized, error::ApiError, openapi::Guarded};
 
@@ -33,10 +33,11 @@ pub(super) async fn metrics(
 ) -> Result<Response, ApiError> {
     let (format, content_type) = wanted(&headers);
     let executor = api.executor();
-    let text = executor
-        .instruments()
-        .telemetry
-        .text(&executor.levels(), format);
+    let levels = Levels {
+        removals: api.sessions().map(ManageSessions::removals),
+        ..executor.levels()
+    };
+    let text = executor.instruments().telemetry.text(&levels, format);
     Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
 }
 

@@ -184,6 +184,21 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        title: "Artifacts in object storage (executables with the feature s3)",
+        keys: &[
+            S3_ENDPOINT,
+            S3_BUCKET,
+            S3_PREFIX,
+            S3_REGION,
+            S3_ACCESS_KEY,
+            S3_ACCESS_KEY_FILE,
+            S3_SECRET_KEY,
+            S3_SECRET_KEY_FILE,
+            S3_PUBLIC_URL,
+            S3_UPLOAD_TIMEOUT,
+        ],
+    },
+    Section {
         title: "Logs and traces",
         keys: &[LOG_LEVEL, LOG_FORMAT, OTEL_EXPORTER_OTLP_ENDPOINT],
     },
@@ -310,8 +325,8 @@ pub(crate) const MAX_STATE_BYTES: Key = Key::new(
     "max_state_bytes",
     Bytes,
     Value("1 GiB"),
-    "Most bytes of executions and results that are kept; the oldest go first, and those whose report is not delivered \
-     last. At least 64 MiB.",
+    "Most bytes of executions and results that are kept; the oldest go first (the oldest of those above 1 MiB, while they take \
+     more than half of it), and those whose report is not delivered last. At least 64 MiB.",
 );
 
 pub(crate) const RESULT_TTL: Key = Key::new(
@@ -521,6 +536,80 @@ pub(crate) const HEARTBEAT_INTERVAL: Key = Key::new(
     Duration,
     Value("5"),
     "How often a run that is under way is reported. A control plane that is slow gets fewer reports.",
+);
+
+pub(crate) const S3_ENDPOINT: Key = Key::new(
+    "s3_endpoint",
+    Text,
+    Unset("none"),
+    "The S3-compatible store that artifacts are uploaded to after a run, http or https, such as `https://s3.eu-central-1.amazonaws.com`. \
+     Without it they stay in their workspaces.",
+);
+
+pub(crate) const S3_BUCKET: Key = Key::new(
+    "s3_bucket",
+    Text,
+    Unset("none"),
+    "The bucket. It must be there; a rule of it should remove uploads that were given up.",
+);
+
+pub(crate) const S3_PREFIX: Key = Key::new(
+    "s3_prefix",
+    Text,
+    Unset("none"),
+    "What keys begin with: an artifact is `PREFIX/SESSION/EXECUTION/PATH`.",
+);
+
+pub(crate) const S3_REGION: Key = Key::new(
+    "s3_region",
+    Text,
+    Value("us-east-1"),
+    "The region that signatures name.",
+);
+
+pub(crate) const S3_ACCESS_KEY: Key = Key::new(
+    "s3_access_key",
+    Text,
+    Unset("none"),
+    "The id of the access key. It needs to put objects below the prefix, and nothing else.",
+)
+.secret();
+
+pub(crate) const S3_ACCESS_KEY_FILE: Key = Key::new(
+    "s3_access_key_file",
+    Path,
+    Unset("none"),
+    "A file that holds the id instead; line ends after it are ignored.",
+);
+
+pub(crate) const S3_SECRET_KEY: Key = Key::new(
+    "s3_secret_key",
+    Text,
+    Unset("none"),
+    "The secret of the access key.",
+)
+.secret();
+
+pub(crate) const S3_SECRET_KEY_FILE: Key = Key::new(
+    "s3_secret_key_file",
+    Path,
+    Unset("none"),
+    "A file that holds the secret instead; line ends after it are ignored.",
+);
+
+pub(crate) const S3_PUBLIC_URL: Key = Key::new(
+    "s3_public_url",
+    Text,
+    Unset("endpoint and bucket"),
+    "What the addresses in results begin with, where readers reach the bucket by another name than the daemon does.",
+);
+
+pub(crate) const S3_UPLOAD_TIMEOUT: Key = Key::new(
+    "s3_upload_timeout",
+    Duration,
+    Value("30s"),
+    "How long a run waits for all of its artifacts. What is not uploaded by then is named in its result, which is \
+     otherwise as it would have been.",
 );
 
 pub(crate) const LOG_LEVEL: Key = Key::new(

@@ -3,9 +3,10 @@
 //! Every setting has one row in [`keys`]; its value comes from the strongest of [`Sources`], is parsed once, and all
 //! mistakes are reported together, each with the place where it was made.
 
-mod file_token;
+mod artifact_store;
 pub mod keys;
 mod parse;
+mod secret_file;
 mod show;
 mod sources;
 mod state_path;
@@ -23,6 +24,7 @@ use executor_domain::{InvalidPolicy, LimitCeilings, LimitPolicy, SessionId};
 use figment::value::Value;
 use http::Uri;
 
+pub use artifact_store::ArtifactStoreConfig;
 pub(crate) use parse::seconds as parse_seconds;
 pub use show::markdown;
 pub use sources::{Origin, Sources};
@@ -95,6 +97,8 @@ pub struct Config {
     pub log_level: String,
     /// How log lines look; `None`: text on a terminal, else JSON.
     pub log_format: Option<LogFormat>,
+    /// Where artifacts are uploaded to; `None`: nowhere.
+    pub artifact_store: Option<ArtifactStoreConfig>,
     /// Where traces are sent; `None`: nowhere.
     pub otlp_endpoint: Option<Uri>,
 }
@@ -226,7 +230,7 @@ impl fmt::Display for Mistakes {
 
 impl Error for Mistakes {}
 
-/// Reads and checks the whole configuration. Reads the configuration file and the token file, nothing else.
+/// Reads and checks the whole configuration. Reads the configuration file and files of secrets, nothing else.
 pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
     let mut reader = Reader::new(sources);
     let config = reader.config();
@@ -349,7 +353,7 @@ impl Reader {
             parse::address,
         );
         let port = self.required(&keys::EXECUTOR_PORT, 0, parse::port);
-        let token = self.token();
+        let token = self.secret(&keys::INTERNAL_API_TOKEN, &keys::INTERNAL_API_TOKEN_FILE);
         let require_auth = self.access(address, token.is_some());
         let workspace_path =
             self.required(&keys::WORKSPACE_PATH, PathBuf::new(), parse::workspace_path);
@@ -402,6 +406,7 @@ impl Reader {
             heartbeat_interval: self.duration(&keys::HEARTBEAT_INTERVAL),
             log_level: self.required(&keys::LOG_LEVEL, String::new(), parse::log_level),
             log_format: self.optional(&keys::LOG_FORMAT, parse::log_format),
+            artifact_store: self.artifact_store(),
             otlp_endpoint: self.optional(&keys::OTEL_EXPORTER_OTLP_ENDPOINT, parse::collector),
         }
     }
@@ -436,26 +441,26 @@ impl Reader {
         }
     }
 
-    fn token(&mut self) -> Option<Secret> {
-        let direct = self.optional(&keys::INTERNAL_API_TOKEN, parse::token);
-        let file = self.optional(&keys::INTERNAL_API_TOKEN_FILE, parse::path);
+    /// A secret, itself or in a file.
+    fn secret(&mut self, key: &'static Key, file_key: &'static Key) -> Option<Secret> {
+        let direct = self.optional(key, parse::token);
+        let file = self.optional(file_key, parse::path);
         let Some(path) = file else {
             return direct;
         };
-        if self.merged.find(&keys::INTERNAL_API_TOKEN).is_some() {
-            let other = self.origin(&keys::INTERNAL_API_TOKEN);
+        if self.merged.find(key).is_some() {
+            let name = key.name;
+            let other = self.origin(key);
             self.mistake(
-                &keys::INTERNAL_API_TOKEN_FILE,
-                format!(
-                    "must not be set beside internal_api_token ({other}): which of the two counts?"
-                ),
+                file_key,
+                format!("must not be set beside {name} ({other}): which of the two counts?"),
             );
             return direct;
         }
-        match file_token::read(&path) {
-            Ok(token) => Some(token),
+        match secret_file::read(&path) {
+            Ok(secret) => Some(secret),
             Err(wrong) => {
-                self.mistake(&keys::INTERNAL_API_TOKEN_FILE, wrong);
+                self.mistake(file_key, wrong);
                 None
             }
         }

@@ -269,6 +269,50 @@ fn base_url(text: &str, example: &str, credentials: &str) -> Result<Uri, Wrong> 
     Ok(uri)
 }
 
+/// Where an object store is, or where its objects are fetched from; without a slash at its end.
+pub(crate) fn store_url(text: &str) -> Result<String, Wrong> {
+    const EXAMPLE: &str = "must be an http or https URL such as https://s3.example.com";
+    let secret = "must not hold credentials: they are S3_ACCESS_KEY and S3_SECRET_KEY";
+    base_url(text, EXAMPLE, secret)?;
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// A bucket (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>).
+pub(crate) fn bucket(text: &str) -> Result<String, Wrong> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+    let ends = |c: char| c.is_ascii_alphanumeric();
+    if (3..=63).contains(&text.len())
+        && text.chars().all(plain)
+        && text.starts_with(ends)
+        && text.ends_with(ends)
+    {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a bucket's name: 3 to 63 lower-case letters, digits, - and .".into())
+    }
+}
+
+/// What the keys of objects begin with: plain names with slashes between them.
+pub(crate) fn key_prefix(text: &str) -> Result<String, Wrong> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let is_name = |name: &str| !matches!(name, "" | "." | "..") && name.chars().all(plain);
+    if text.len() <= 256 && text.split('/').all(is_name) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be names of letters, digits and - . _ with slashes between them, such as team/runs".into())
+    }
+}
+
+/// A word of letters, digits and dashes.
+pub(crate) fn word(text: &str) -> Result<String, Wrong> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if !text.is_empty() && text.chars().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a word of letters, digits and dashes".into())
+    }
+}
+
 /// The path of a URL, with nothing in it that would need to be escaped.
 pub(crate) fn url_path(text: &str) -> Result<String, Wrong> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
@@ -457,6 +501,33 @@ mod tests {
             let wrong = collector(bad).unwrap_err();
             assert!(!wrong.contains("secret"), "{bad}: {wrong}");
         }
+    }
+
+    #[test]
+    fn a_bucket_and_its_prefix_are_plain() {
+        assert_eq!(
+            store_url("https://s3.example.com/"),
+            Ok("https://s3.example.com".into())
+        );
+        for bad in [
+            "s3.example.com",
+            "ftp://s3",
+            "http://a:hunter2@s3",
+            "http://s3?a",
+        ] {
+            let wrong = store_url(bad).unwrap_err();
+            assert!(!wrong.contains("hunter2"), "{bad}: {wrong}");
+        }
+        assert!(bucket("a-1.b").is_ok());
+        for bad in ["", "ab", "Upper", "a/b", "-ab", "ab.", &"x".repeat(64)] {
+            assert!(bucket(bad).is_err(), "{bad}");
+        }
+        assert!(key_prefix("team/runs_1.x").is_ok());
+        for bad in ["", "/a", "a/", "a//b", "a/../b", "a b"] {
+            assert!(key_prefix(bad).is_err(), "{bad}");
+        }
+        assert!(word("eu-central-1").is_ok());
+        assert!(word("").is_err() && word("a/b").is_err());
     }
 
     #[test]

@@ -89,6 +89,62 @@ fn every_setting_of_the_table_is_read_once() {
 }
 
 #[test]
+fn an_artifact_store_is_whole_or_not_there() {
+    assert!(
+        load(&Sources::default())
+            .unwrap()
+            .config
+            .artifact_store
+            .is_none()
+    );
+    let directory = TempDir::new().unwrap();
+    let secret = directory.path().join("secret");
+    fs::write(&secret, "hunter2\n").unwrap();
+    let whole = [
+        ("S3_ENDPOINT", "http://minio:9000/"),
+        ("S3_BUCKET", "artifacts"),
+        ("S3_ACCESS_KEY", "me-and-mine"),
+        ("S3_SECRET_KEY_FILE", secret.to_str().unwrap()),
+        ("S3_UPLOAD_TIMEOUT", "5s"),
+    ];
+    let loaded = load(&environment(&whole)).unwrap();
+    for text in [
+        loaded.to_text(),
+        loaded.to_json().to_string(),
+        format!("{loaded:?}"),
+    ] {
+        assert!(
+            !text.contains("hunter2") && !text.contains("me-and-mine"),
+            "{text}"
+        );
+    }
+    let store = loaded.config.artifact_store.unwrap();
+    assert_eq!(store.endpoint, "http://minio:9000");
+    assert_eq!(store.secret_key.expose(), "hunter2");
+    assert_eq!(store.upload_timeout, Duration::from_secs(5));
+    assert_eq!(store.region, "us-east-1");
+
+    let parts = mistakes(&environment(&whole[..1]));
+    assert_eq!(parts.len(), 3, "{parts:#?}");
+    for (part, needed) in parts
+        .iter()
+        .zip(["s3_bucket", "s3_access_key", "s3_secret_key"])
+    {
+        assert!(part.contains(needed), "{part}");
+    }
+    let without = mistakes(&environment(&whole[1..]));
+    assert_eq!(without.len(), 3, "{without:#?}");
+    let both = [
+        whole[0],
+        whole[1],
+        whole[2],
+        ("S3_SECRET_KEY", "x"),
+        whole[3],
+    ];
+    assert!(mistake(&environment(&both)).contains("which of the two"));
+}
+
+#[test]
 fn flags_beat_the_environment_which_beats_the_file_which_beats_defaults() {
     let (_directory, mut sources) = file("a.toml", "executor_port = 1\nmax_memory_mb = 64\n");
     let port = |sources: &Sources| {

@@ -68,9 +68,15 @@ pub(crate) fn summary(execution: &Execution, kept: Option<&Path>) -> String {
             None => path,
         };
         let _ = write!(text, "\n  left {place} ({})", size(artifact.size));
+        if let Some(url) = &artifact.url {
+            let _ = write!(text, "\n    at {}", harmless(url));
+        }
     }
     for line in &artifacts.skipped {
         let _ = write!(text, "\n  {}", harmless(line));
+    }
+    for line in &artifacts.not_uploaded {
+        let _ = write!(text, "\n  not uploaded: {}", harmless(line));
     }
     if kept.is_none() && !artifacts.files.is_empty() {
         let _ = write!(
@@ -195,8 +201,10 @@ mod tests {
                 mime_type: "image/png".into(),
                 created_at: T0,
                 checksum: String::new(),
+                url: Some("https://store/a.png".into()),
             }],
             skipped: vec!["link: a symbolic link".into()],
+            not_uploaded: vec!["b: no time was left".into()],
         };
         let completed = Ending::Completed {
             return_value: JsonText::parse("{\"a\": 1}".into()).unwrap(),
@@ -207,8 +215,10 @@ mod tests {
             "completed in 12.3 ms, 9.8 MiB, cold start, limits hit: output\n  \
              returned {\"a\": 1}\n  \
              stdout was cut after 4 B: 7 B more are lost\n  \
-             left /ws/s/plots/a.png (1.5 KiB)\n  \
-             link: a symbolic link"
+             left /ws/s/plots/a.png (1.5 KiB)\n    \
+             at https://store/a.png\n  \
+             link: a symbolic link\n  \
+             not uploaded: b: no time was left"
         );
         let temporary = plain(&summary(&execution, None));
         assert!(temporary.contains("left plots/a.png (1.5 KiB)\n"));

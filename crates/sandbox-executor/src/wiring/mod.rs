@@ -1,5 +1,6 @@
 //! The composition root: the only place that names every adapter.
 
+mod artifacts;
 mod clock;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(target_os = "macos", path = "macos.rs")]
@@ -14,8 +15,9 @@ mod store;
 use std::{path::PathBuf, sync::Arc};
 
 use executor_application::{
-    CheckHealth, CleanUp, Clock, ExecuteCode, ExecutionStore, Instruments, ManageSessions, Options,
-    Outbox, Retention, Sandbox, SessionFiles, Traces, WorkspaceError, Workspaces,
+    ArtifactUploads, CheckHealth, CleanUp, Clock, ExecuteCode, ExecutionStore, Instruments,
+    ManageSessions, Options, Outbox, Retention, Sandbox, SessionFiles, Traces, WorkspaceError,
+    Workspaces,
 };
 use executor_domain::SessionId;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
@@ -27,6 +29,7 @@ use executor_infra_telemetry::Counters;
 use executor_infra_workspace::{Owner, SessionWorkspaces, WorkspaceOptions};
 use executor_interfaces_http::{Access, ApiOptions, ApiState, BearerToken};
 
+pub use artifacts::ArtifactStoreFailure;
 pub use clock::SystemClock;
 pub use platform::{IsolationError, examine};
 pub use reports::control_plane;
@@ -87,13 +90,19 @@ pub enum StartError {
     /// The control plane cannot be talked to, whether or not it is there.
     #[error("the control plane cannot be talked to; see CONTROL_PLANE_URL")]
     ControlPlane(#[source] OptionsError),
+    /// Artifacts cannot be uploaded, whether or not the store is there.
+    #[error("artifacts cannot be uploaded; see S3_ENDPOINT")]
+    ArtifactStore(#[source] ArtifactStoreFailure),
 }
 
 impl StartError {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Isolation(_) => Exit::Unavailable,
-            Self::Workspaces(_) | Self::Store(_) | Self::ControlPlane(_) => Exit::Usage,
+            Self::Workspaces(_)
+            | Self::Store(_)
+            | Self::ControlPlane(_)
+            | Self::ArtifactStore(_) => Exit::Usage,
         }
     }
 }
@@ -117,6 +126,8 @@ pub struct Adapters {
     pub files: Arc<dyn SessionFiles>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
+    /// Takes artifacts after a run; `None`: they stay in their workspaces.
+    pub uploads: Option<ArtifactUploads>,
     /// Are told what happens.
     pub instruments: Instruments,
     /// Whether the root of the workspaces is the only workspace.
@@ -129,10 +140,11 @@ impl Adapters {
     pub async fn start(config: &Config, place: WorkspacePlace) -> Result<Self, StartError> {
         // Opened first: it is cheap, and a mistake in the path shows at once.
         let workspaces = workspaces(config, place).map_err(StartError::Workspaces)?;
+        let uploads = artifacts::uploads(config).map_err(StartError::ArtifactStore)?;
         let sandbox = platform::start(config)
             .await
             .map_err(StartError::Isolation)?;
-        Ok(Self::new(config, place, sandbox, workspaces))
+        Ok(Self::new(config, place, sandbox, workspaces, uploads))
     }
 
     /// The same around a sandbox that is there already, and that nobody proves.
@@ -142,7 +154,8 @@ impl Adapters {
         sandbox: Arc<dyn Sandbox>,
     ) -> Result<Self, StartError> {
         let workspaces = workspaces(config, place).map_err(StartError::Workspaces)?;
-        Ok(Self::new(config, place, sandbox, workspaces))
+        let uploads = artifacts::uploads(config).map_err(StartError::ArtifactStore)?;
+        Ok(Self::new(config, place, sandbox, workspaces, uploads))
     }
 
     fn new(
@@ -150,6 +163,7 @@ impl Adapters {
         place: WorkspacePlace,
         sandbox: Arc<dyn Sandbox>,
         workspaces: SessionWorkspaces,
+        uploads: Option<ArtifactUploads>,
     ) -> Self {
         let workspaces = Arc::new(workspaces);
         Self {
@@ -158,6 +172,7 @@ impl Adapters {
             files: Arc::clone(&workspaces) as Arc<_>,
             workspaces,
             clock: Arc::new(SystemClock),
+            uploads,
             instruments: Instruments {
                 telemetry: Arc::new(Counters::new(env!("CARGO_PKG_VERSION"))),
                 ..Instruments::default()
@@ -224,6 +239,7 @@ impl Adapters {
             },
             only_session: self.single.then(|| config.session.clone()).flatten(),
             cancel_abandoned: config.cancel_on_disconnect,
+            uploads: self.uploads.clone(),
             instruments: self.instruments.clone(),
         }
     }

@@ -13,26 +13,27 @@
 //!
 //! No session has this name: they do not start with a dot. Where the root itself is the one workspace, the guest finds
 //! this directory in there and may do with it what it likes; everything in it is reached by descriptors, without
-//! following a link, and holds the guest's own files.
+//! following a link, and holds the guest's own files. What it removes is made again when it is needed.
+
+mod places;
 
 use std::{
     fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    sync::Arc,
-    thread,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::{
     fs::{
         AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Timestamps, UTIME_NOW, UTIME_OMIT,
-        Uid, fchmod, fchown, flock, fstat, futimens, mkdirat, openat, renameat, statat, unlinkat,
+        Uid, fchown, flock, fstat, futimens, openat, statat, unlinkat,
     },
     io::{Errno, Result},
-    process::geteuid,
 };
 
-use crate::{Owner, beneath, metadata::Metadata, names, remove::remove_tree};
+use self::places::{Places, own_directory};
+use crate::{Owner, beneath, metadata::Metadata};
 
 /// The directory's name, which no session can have.
 pub(crate) const NAME: &str = ".sandbox-executor";
@@ -40,12 +41,9 @@ pub(crate) const NAME: &str = ".sandbox-executor";
 /// The daemon's own directory within the root.
 #[derive(Debug)]
 pub(crate) struct State {
+    root: OwnedFd,
     records: OwnedFd,
-    trash: Arc<OwnedFd>,
-    staging: OwnedFd,
-    /// Where staging directories are, and the name of ours.
-    staging_parent: OwnedFd,
-    staging_name: String,
+    places: Mutex<Arc<Places>>,
 }
 
 impl State {
@@ -53,115 +51,68 @@ impl State {
     /// a thread of its own, since that may be much.
     pub(crate) fn open(root: BorrowedFd<'_>) -> Result<Self> {
         let own = own_directory(root, NAME)?;
-        let records = own_directory(own.as_fd(), "sessions")?;
-        let trash = Arc::new(own_directory(own.as_fd(), "trash")?);
-        let staging_parent = own_directory(own.as_fd(), "staging")?;
-        let (staging_name, staging) = staging_directory(staging_parent.as_fd())?;
         let state = Self {
-            records,
-            trash,
-            staging,
-            staging_parent,
-            staging_name,
+            root: beneath::open_directory(root, Path::new(""))?,
+            records: own_directory(own.as_fd(), "sessions")?,
+            places: Mutex::new(Arc::new(Places::open(root)?)),
         };
-        state.discard_abandoned_staging();
-        state.empty_trash();
+        let places = state.places();
+        places.discard_abandoned_staging();
+        places.empty_trash();
         Ok(state)
     }
 
-    /// Moves the staging directories of processes that are gone to the trash.
-    fn discard_abandoned_staging(&self) {
-        let Ok(entries) = beneath::entries(self.staging_parent.as_fd()) else {
-            return;
-        };
-        for entry in entries.filter_map(Result::ok) {
-            let name = beneath::as_path(&entry);
-            if name == Path::new(&self.staging_name) {
-                continue;
-            }
-            let opened = beneath::open_directory(&self.staging_parent, name);
-            let abandoned = match &opened {
-                // Locked until it is moved: nobody can mistake it for its own meanwhile.
-                Ok(theirs) => flock(theirs, FlockOperation::NonBlockingLockExclusive).is_ok(),
-                // Nothing that we made.
-                Err(_) => true,
-            };
-            if abandoned {
-                // Where this fails, another process was faster, or the next start tries again.
-                let _ = self.throw_away(self.staging_parent.as_fd(), name);
-            }
-        }
+    fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.lock_places())
     }
 
-    fn empty_trash(&self) {
-        let trash = Arc::clone(&self.trash);
-        let removed = thread::Builder::new().name("trash".into()).spawn(move || {
-            let Ok(entries) = beneath::entries(trash.as_fd()) else {
-                return;
-            };
-            for entry in entries.filter_map(Result::ok) {
-                destroy(trash.as_fd(), beneath::as_path(&entry));
-            }
-        });
-        if let Err(error) = removed {
-            tracing::warn!(%error, "what an earlier process left behind is not removed");
+    fn lock_places(&self) -> MutexGuard<'_, Arc<Places>> {
+        // There is nothing in it that could be half-changed.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something in our directories, and once more in new ones where they are gone: where the root is a workspace
+    /// and the daemon runs as the guest's own user, the guest can remove them.
+    fn in_places<T>(&self, work: impl Fn(&Places) -> Result<T>) -> Result<T> {
+        let places = self.places();
+        match work(&places) {
+            Err(Errno::NOENT) if places.are_gone() => {}
+            decided => return decided,
         }
+        let renewed = {
+            let mut current = self.lock_places();
+            // Unless somebody else was faster.
+            if Arc::ptr_eq(&current, &places) {
+                *current = Arc::new(places.renewed(self.root.as_fd())?);
+            }
+            Arc::clone(&current)
+        };
+        work(&renewed)
     }
 
     /// Where this process prepares what is to come into a workspace.
-    pub(crate) fn staging(&self) -> BorrowedFd<'_> {
-        self.staging.as_fd()
+    pub(crate) fn staging(&self) -> Result<OwnedFd> {
+        self.in_places(Places::open_staging)
     }
 
     /// Makes an empty file in the staging directory, for the guests' user.
     pub(crate) fn stage_file(&self, owner: Option<Owner>) -> Result<(String, File)> {
-        let (name, file) = names::create_unused("file", |name| {
-            openat(
-                &self.staging,
-                name,
-                OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::RUSR | Mode::WUSR,
-            )
-        })?;
-        // Apart, because the umask takes away from what open is asked for.
-        let given = fchmod(&file, Mode::from_raw_mode(0o644))
-            .and_then(|()| owner.map_or(Ok(()), |owner| give_to(&file, owner)));
-        if let Err(error) = given {
-            let _ = unlinkat(&self.staging, name.as_str(), AtFlags::empty());
-            return Err(error);
-        }
-        Ok((name, File::from(file)))
+        self.in_places(|places| places.stage_file(owner))
     }
 
     /// Makes an empty directory in the staging directory.
     pub(crate) fn stage_directory(&self) -> Result<(String, OwnedFd)> {
-        let (name, ()) =
-            names::create_unused("tree", |name| mkdirat(&self.staging, name, Mode::RWXU))?;
-        let directory = beneath::open_directory(&self.staging, Path::new(&name))?;
-        Ok((name, directory))
+        self.in_places(Places::stage_directory)
     }
 
     /// Moves something to the trash, which is atomic. Returns its name there.
     pub(crate) fn throw_away(&self, from: BorrowedFd<'_>, name: &Path) -> Result<String> {
-        let mut permissions_restored = false;
-        loop {
-            let there = names::random_name("trash");
-            match renameat(from, name, &self.trash, there.as_str()) {
-                Ok(()) => return Ok(there),
-                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR | Errno::ISDIR) => {}
-                // A directory that changes its parent must be writable itself (rename(2)).
-                Err(Errno::ACCESS) if !permissions_restored => {
-                    beneath::restore_permissions(from, name)?;
-                    permissions_restored = true;
-                }
-                Err(other) => return Err(other),
-            }
-        }
+        self.in_places(|places| places.throw_away(from, name))
     }
 
     /// Removes what was moved to the trash. Blocks for as long as it takes.
     pub(crate) fn destroy(&self, there: &str) {
-        destroy(self.trash.as_fd(), Path::new(there));
+        self.places().destroy(there);
     }
 
     /// Makes a session one that is used: by us, until the record is dropped. At once, or not at all.
@@ -235,12 +186,8 @@ impl State {
 
 impl Drop for State {
     fn drop(&mut self) {
-        // Uploads are gone by now. Where this fails, the next start tries again.
-        if let Ok(there) =
-            self.throw_away(self.staging_parent.as_fd(), Path::new(&self.staging_name))
-        {
-            self.destroy(&there);
-        }
+        // Uploads are gone by now.
+        self.places().remove_staging();
     }
 }
 
@@ -328,54 +275,6 @@ fn open_record(records: BorrowedFd<'_>, session: &str, how: OFlags) -> Result<Ow
 
 fn is_unlinked(file: &OwnedFd) -> Result<bool> {
     Ok(Metadata::from(fstat(file)?).links == 0)
-}
-
-/// Opens a directory of ours, and makes it where it is missing. What is in its place and not ours, or no directory, was
-/// planted by a guest, and is removed.
-fn own_directory(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
-    for _ in 0..3 {
-        match mkdirat(parent, name, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error),
-        }
-        match beneath::open_own_directory(parent, Path::new(name)) {
-            Ok(directory) if fstat(&directory)?.st_uid == geteuid().as_raw() => {
-                return Ok(directory);
-            }
-            Ok(_) | Err(Errno::LOOP | Errno::NOTDIR | Errno::NOENT) => {}
-            Err(error) => return Err(error),
-        }
-        destroy(parent, Path::new(name));
-    }
-    Err(Errno::EXIST)
-}
-
-/// Makes a staging directory and locks it for as long as it is open.
-fn staging_directory(parent: BorrowedFd<'_>) -> Result<(String, OwnedFd)> {
-    loop {
-        let (name, ()) = names::create_unused("of", |name| mkdirat(parent, name, Mode::RWXU))?;
-        let directory = beneath::open_directory(parent, Path::new(&name))?;
-        flock(&directory, FlockOperation::LockShared)?;
-        // A process that started at the same time may have taken it for an abandoned one before it was locked.
-        if statat(parent, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Ok((name, directory));
-        }
-    }
-}
-
-/// Removes a file or a tree.
-fn destroy(parent: BorrowedFd<'_>, name: &Path) {
-    let removed = match unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => remove_tree(parent, name),
-        decided => decided,
-    };
-    match removed {
-        // Another process is emptying the same trash.
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(error) => {
-            tracing::warn!(name = %names::escaped(name.as_os_str().as_encoded_bytes()), %error, "something cannot be removed");
-        }
-    }
 }
 
 pub(crate) fn give_to(file: impl AsFd, owner: Owner) -> Result<()> {

@@ -1,10 +1,10 @@
 //! What a run left behind: one walk over the workspace, and a checksum of each file that changed.
 
+mod content;
+mod skipped;
+
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Write as _,
-    fs::File,
-    io::{self, Read},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
     time::{Duration, Instant},
@@ -12,14 +12,16 @@ use std::{
 
 use executor_domain::{Artifact, Artifacts};
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, statat},
+    fs::{AtFlags, FileType, Mode, fchmod, statat},
     io::Errno,
 };
-use sha2::{Digest, Sha256};
 
+use self::{
+    content::Contents,
+    skipped::{Reason, Skipped, cannot, kind_in_words},
+};
 use crate::{
     beneath,
-    media_type::{HEAD_BYTES, media_type},
     metadata::{FileTime, Metadata},
     names,
     seen::Recent,
@@ -38,12 +40,15 @@ pub struct ScanLimits {
     pub file_bytes: u64,
     /// Bytes that are read in all.
     pub total_bytes: u64,
+    /// Of these, bytes that nobody has ever written: holes of sparse files, and what was only allocated. They cost a guest
+    /// nothing and us as much as others.
+    pub hole_bytes: u64,
     /// Time for all of it.
     pub time: Duration,
 }
 
 impl Default for ScanLimits {
-    /// 1000 files, 100,000 entries, 32 levels, 100 MiB each, 500 MiB in all, 5 seconds.
+    /// 1000 files, 100,000 entries, 32 levels, 100 MiB each, 500 MiB in all and 16 MiB of holes, 5 seconds.
     fn default() -> Self {
         Self {
             files: 1_000,
@@ -51,13 +56,11 @@ impl Default for ScanLimits {
             depth: 32,
             file_bytes: 100 << 20,
             total_bytes: 500 << 20,
+            hole_bytes: 16 << 20,
             time: Duration::from_secs(5),
         }
     }
 }
-
-/// Lines about what was left out.
-const MAX_SKIPPED: usize = 100;
 
 /// Paths of directories that are yet to be walked, in bytes. 32 levels of 255 bytes a path and 100,000 of them would be
 /// 800 MB in all; ordinary trees need some kilobytes.
@@ -65,11 +68,6 @@ const MAX_PENDING_BYTES: usize = 1 << 20;
 
 /// How many entries are looked at between two looks at the clock.
 const ENTRIES_PER_CLOCK_CHECK: usize = 256;
-
-/// How much is read at a time, and between two looks at the clock.
-const CHUNK_BYTES: usize = 64 * 1024;
-
-const CHANGED_MEANWHILE: &str = "changed while it was read";
 
 /// Whether a glance shows that nothing changed: a handful of entries, no directory among them. It costs a few
 /// microseconds, less than to hand a scan to another thread, and is what most runs leave behind.
@@ -127,18 +125,40 @@ pub(crate) fn changes(
     Artifacts {
         files,
         skipped: scan.skipped.into_lines(),
+        not_uploaded: Vec::new(),
     }
 }
 
-/// Why a thing was left out, for a person.
-type Reason = String;
+/// Until when a scan may go on.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    started: Instant,
+    allowed: Duration,
+}
+
+impl Deadline {
+    fn within(allowed: Duration) -> Self {
+        Self {
+            started: Instant::now(),
+            allowed,
+        }
+    }
+
+    fn check(&self) -> Result<(), Reason> {
+        if self.started.elapsed() < self.allowed {
+            Ok(())
+        } else {
+            Err(format!("no time left of {:?}", self.allowed))
+        }
+    }
+}
 
 struct Scan<'a> {
     workspace: BorrowedFd<'a>,
     since: FileTime,
     recent: &'a mut Recent,
     limits: &'a ScanLimits,
-    started: Instant,
+    deadline: Deadline,
     /// Directories to walk, the next one last; the empty path is the workspace.
     pending: Vec<String>,
     pending_bytes: usize,
@@ -164,7 +184,7 @@ impl<'a> Scan<'a> {
             since,
             recent,
             limits,
-            started: Instant::now(),
+            deadline: Deadline::within(limits.time),
             pending: vec![String::new()],
             pending_bytes: 0,
             entries: 0,
@@ -201,7 +221,7 @@ impl<'a> Scan<'a> {
                 return Err(format!("more than {} entries", self.limits.entries));
             }
             if self.entries.is_multiple_of(ENTRIES_PER_CLOCK_CHECK) {
-                self.check_time()?;
+                self.deadline.check()?;
             }
             match entry {
                 Ok(entry) if names::is_excluded(entry.file_name().to_bytes()) => {}
@@ -292,242 +312,36 @@ impl<'a> Scan<'a> {
     /// Reads what changed, as far as the bounds allow.
     fn read_changed(&mut self) -> Vec<Artifact> {
         let mut files = Vec::new();
-        let mut bytes_left = self.limits.total_bytes;
-        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut contents = Contents::new(self.workspace, self.limits, self.deadline);
         for (path, found) in std::mem::take(&mut self.changed) {
-            match self.read_file(&path, &found, bytes_left, &mut chunk) {
-                Ok(artifact) => {
-                    bytes_left -= artifact.size;
-                    files.push(artifact);
-                }
+            let read = if self.has_names_elsewhere(&found) {
+                Err("a hard link whose other names are not all among the scanned files".into())
+            } else {
+                contents.read(&path, &found)
+            };
+            match read {
+                Ok(artifact) => files.push(artifact),
                 Err(why) => self.skipped.path(path.as_bytes(), &why),
             }
         }
         files
     }
 
-    /// Reads one file. `found` is what the walk saw under this name.
-    fn read_file(
-        &self,
-        path: &str,
-        found: &Metadata,
-        bytes_left: u64,
-        chunk: &mut [u8],
-    ) -> Result<Artifact, Reason> {
-        // A guest can link to nothing but what it reaches through the mount of its own workspace: link(2) refuses to
-        // cross mounts, even of one file system. So a hard link gives away nothing; all the same, content that also has
-        // a name where we did not look is not provably the workspace's, and Seatbelt has no mounts to rely on.
-        if found.links > 1 && self.hard_links.get(&found.identity) != Some(&found.links) {
-            return Err("a hard link whose other names are not all among the scanned files".into());
-        }
-        if found.size > self.limits.file_bytes {
-            return Err(format!(
-                "{} bytes: files of more than {} are not read",
-                found.size, self.limits.file_bytes
-            ));
-        }
-        if found.size > bytes_left {
-            return Err(format!(
-                "{} bytes: more than {} in all are not read",
-                found.size, self.limits.total_bytes
-            ));
-        }
-        self.check_time()?;
-        // Not blocking: by now, the name may be a FIFO's, whose opening waits for a writer (fifo(7)). Or a terminal's,
-        // which must not become ours.
-        let file = beneath::open(
-            self.workspace,
-            Path::new(path),
-            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
-        )
-        .map(File::from)
-        .map_err(|error| match error {
-            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO => CHANGED_MEANWHILE.into(),
-            error => cannot("be read", error),
-        })?;
-        let metadata = || fstat(&file).map(Metadata::from);
-        if metadata() != Ok(*found) {
-            return Err(CHANGED_MEANWHILE.into());
-        }
-        let (digest, head) = self.digest(&file, found.size, chunk)?;
-        if metadata() != Ok(*found) {
-            return Err(CHANGED_MEANWHILE.into());
-        }
-        Ok(Artifact {
-            mime_type: media_type(path, &head, head.len() as u64 == found.size),
-            path: path.to_owned(),
-            size: found.size,
-            created_at: found.content_changed_at(),
-            checksum: format!("sha256:{digest}"),
-        })
-    }
-
-    /// SHA-256, in hexadecimal, and the beginning of a file that must have `size` bytes. A file that grows while it is
-    /// read keeps nobody here: no more than `size` bytes are asked for.
-    fn digest(
-        &self,
-        file: &File,
-        size: u64,
-        chunk: &mut [u8],
-    ) -> Result<(String, Vec<u8>), Reason> {
-        let mut source = file.take(size);
-        let mut hash = Sha256::new();
-        let mut head = Vec::new();
-        let mut total = 0;
-        loop {
-            self.check_time()?;
-            let bytes = match source.read(chunk) {
-                Ok(0) => break,
-                Ok(count) => &chunk[..count],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(cannot("be read", error)),
-            };
-            let wanted = HEAD_BYTES.saturating_sub(head.len()).min(bytes.len());
-            head.extend_from_slice(&bytes[..wanted]);
-            hash.update(bytes);
-            total += bytes.len() as u64;
-        }
-        if total != size {
-            return Err(CHANGED_MEANWHILE.into());
-        }
-        let mut digest = String::with_capacity(64);
-        for byte in hash.finalize() {
-            // Writing to a String cannot fail.
-            let _ = write!(digest, "{byte:02x}");
-        }
-        Ok((digest, head))
-    }
-
-    fn check_time(&self) -> Result<(), Reason> {
-        if self.started.elapsed() < self.limits.time {
-            Ok(())
-        } else {
-            Err(format!("no time left of {:?}", self.limits.time))
-        }
-    }
-}
-
-/// What was left out, so far.
-#[derive(Default)]
-struct Skipped {
-    /// About bounds that were reached: there are two of these at most.
-    notes: Vec<String>,
-    /// About single paths.
-    lines: Vec<String>,
-    /// How many paths have no line any more.
-    more: u64,
-}
-
-impl Skipped {
-    fn note(&mut self, note: String) {
-        self.notes.push(note);
-    }
-
-    fn path(&mut self, path: &[u8], why: &str) {
-        if self.lines.len() < MAX_SKIPPED {
-            let path = if path.is_empty() { b"." } else { path };
-            self.lines.push(format!("{}: {why}", names::escaped(path)));
-        } else {
-            self.more += 1;
-        }
-    }
-
-    fn into_lines(self) -> Vec<String> {
-        let mut lines = self.notes;
-        lines.extend(self.lines);
-        if self.more > 0 {
-            lines.push(format!("and {} more", self.more));
-        }
-        lines
-    }
-}
-
-fn cannot(what: &str, error: impl Into<io::Error>) -> Reason {
-    format!("cannot {what}: {}", error.into())
-}
-
-fn kind_in_words(kind: FileType) -> &'static str {
-    match kind {
-        FileType::Symlink => "a symbolic link, not followed",
-        FileType::Fifo => "a FIFO, not read",
-        FileType::Socket => "a socket, not read",
-        FileType::BlockDevice | FileType::CharacterDevice => "a device, not read",
-        _ => "no regular file, not read",
+    /// Whether a file has names that the walk did not come across.
+    ///
+    /// A guest can link to nothing but what it reaches through the mount of its own workspace: link(2) refuses to cross
+    /// mounts, even of one file system. So a hard link gives away nothing; all the same, content that also has a name
+    /// where we did not look is not provably the workspace's, and Seatbelt has no mounts to rely on.
+    fn has_names_elsewhere(&self, found: &Metadata) -> bool {
+        found.links > 1 && self.hard_links.get(&found.identity) != Some(&found.links)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink, process::Command, sync::mpsc};
+    use std::fs::File;
 
     use super::*;
-
-    /// Reads `name` after a walk has found a regular file of that name and `swap` has replaced it.
-    fn read_after(swap: impl FnOnce(&Path)) -> Result<Artifact, Reason> {
-        let place = tempfile::tempdir().unwrap();
-        let name = place.path().join("name");
-        fs::write(&name, "inside").unwrap();
-        fs::write(place.path().join("other"), "secret").unwrap();
-        let found = Metadata::from(rustix::fs::stat(&name).unwrap());
-        swap(&name);
-
-        let workspace = File::open(place.path()).unwrap();
-        let (answer, answered) = mpsc::channel();
-        std::thread::spawn(move || {
-            let (limits, mut recent) = (ScanLimits::default(), Recent::default());
-            let scan = Scan::new(workspace.as_fd(), found.changed, &limits, &mut recent);
-            let read = scan.read_file("name", &found, u64::MAX, &mut [0; 16]);
-            answer.send(read).unwrap();
-        });
-        answered
-            .recv_timeout(Duration::from_secs(30))
-            .expect("nothing blocks")
-    }
-
-    #[test]
-    fn what_was_found_is_what_is_read() {
-        type Swap = fn(&Path);
-
-        assert_eq!(read_after(|_| {}).unwrap().size, 6);
-        let swaps: [(&str, Swap); 5] = [
-            ("a link", |name| {
-                fs::remove_file(name).unwrap();
-                symlink("other", name).unwrap();
-            }),
-            ("a FIFO", |name| {
-                fs::remove_file(name).unwrap();
-                let made = Command::new("mkfifo").arg(name).status();
-                assert!(made.unwrap().success());
-            }),
-            ("another file", |name| {
-                fs::rename(name.with_file_name("other"), name).unwrap();
-            }),
-            ("a directory", |name| {
-                fs::remove_file(name).unwrap();
-                fs::create_dir(name).unwrap();
-            }),
-            ("nothing", |name| fs::remove_file(name).unwrap()),
-        ];
-        for (what, swap) in swaps {
-            let read = read_after(swap);
-            assert_eq!(read, Err(CHANGED_MEANWHILE.to_owned()), "{what}");
-        }
-    }
-
-    #[test]
-    fn a_file_whose_size_changes_has_no_checksum() {
-        let place = tempfile::tempdir().unwrap();
-        fs::write(place.path().join("file"), "12345").unwrap();
-        let workspace = File::open(place.path()).unwrap();
-        let (limits, mut recent) = (ScanLimits::default(), Recent::default());
-        let scan = Scan::new(workspace.as_fd(), FileTime::new(0, 0), &limits, &mut recent);
-        let digest = |size| {
-            let file = File::open(place.path().join("file")).unwrap();
-            scan.digest(&file, size, &mut [0; 2])
-        };
-        assert_eq!(digest(5).unwrap().1, b"12345");
-        assert_eq!(digest(6), Err(CHANGED_MEANWHILE.to_owned()));
-    }
 
     #[test]
     fn paths_yet_to_be_walked_take_little_memory() {
@@ -539,6 +353,6 @@ mod tests {
             scan.plan_to_walk(format!("{number:01000}"));
         }
         assert!(scan.pending.iter().map(String::len).sum::<usize>() <= MAX_PENDING_BYTES);
-        assert!(scan.skipped.lines[0].ends_with("too many directories"));
+        assert!(scan.skipped.into_lines()[0].ends_with("too many directories"));
     }
 }

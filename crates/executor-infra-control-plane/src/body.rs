@@ -376,7 +376,7 @@ mod tests {
             files: vec![file("a.png", Some("https://store/a.png")), file("b", None)],
             ..Artifacts::default()
         };
-        let outcome = finished(completed("null")).outcome().unwrap().clone();
+        let outcome = Outcome::clone(finished(completed("null")).outcome().unwrap());
         execution.finish(NOON, outcome, artifacts).unwrap();
         let (_, _, body) = message(&Report::Result(execution));
         assert_eq!(body["artifacts"], json!(["a.png", "b"]));

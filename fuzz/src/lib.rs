@@ -12,8 +12,11 @@ pub mod paths;
 pub mod reports;
 pub mod request;
 
+/// Takes whatever comes, and panics where a promise is broken.
+pub type Target = fn(&[u8]);
+
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("archive", archive::target),
     ("channel", channel::target),
     ("config", config::target),

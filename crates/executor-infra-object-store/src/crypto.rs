@@ -1,4 +1,4 @@
-//! The cryptography that signatures need, in Rust: object_store brings none by itself.
+//! The cryptography that signatures need, in Rust: `object_store` brings none by itself.
 
 use hmac::{Hmac, KeyInit, Mac};
 use object_store::{
@@ -85,7 +85,9 @@ mod tests {
     use super::*;
 
     fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        bytes
+            .iter()
+            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
     /// FIPS 180-2, B.1, and RFC 4231, test case 2.

@@ -136,7 +136,7 @@ impl Place {
     fn has_begun_uploads(&self) -> bool {
         fs::read_dir(self.directory.path()).unwrap().any(|entry| {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            name.starts_with(".upload-") && name.ends_with(".json")
+            name.starts_with(".upload-") && Path::new(&name).extension() == Some("json".as_ref())
         })
     }
 }
@@ -194,7 +194,7 @@ async fn converse(
                 Fault::Endless => {
                     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
                     let _ = client.write_all(head.as_bytes()).await;
-                    let chunk = [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat();
+                    let chunk = [b"10000\r\n", &*b"x".repeat(0x10000), b"\r\n"].concat();
                     while client.write_all(&chunk).await.is_ok() {}
                 }
                 Fault::Hangs | Fault::CutOff(_) => std::future::pending().await,

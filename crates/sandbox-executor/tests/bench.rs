@@ -2,6 +2,10 @@
 //! nothing here, and no test looks at a time.
 
 #![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests panic as tests do; Clippy knows those in test functions only"
+)]
 
 use std::{
     env,

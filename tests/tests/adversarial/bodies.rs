@@ -109,7 +109,7 @@ async fn what_is_ambiguous_or_no_text_is_refused() {
         format!("\u{feff}{good}").into_bytes(),
         format!("{good}{good}").into_bytes(),
         good.encode_utf16().flat_map(u16::to_le_bytes).collect(),
-        good[..good.len() - 1].as_bytes().to_vec(),
+        good.as_bytes()[..good.len() - 1].to_vec(),
         good.replace('"', "'").into_bytes(),
         b" ".repeat(1_000_000),
     ] {

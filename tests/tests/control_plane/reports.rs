@@ -179,7 +179,8 @@ async fn whoever_runs_has_a_heartbeat_and_nobody_else() {
             .map(|beat| seconds(&beat.body["timestamp"]))
             .collect();
         // Not more often than asked for; a machine that is busy makes single ones late.
-        let pause = (times[times.len() - 1] - times[0]) / (times.len() - 1) as f64;
+        let pauses = u32::try_from(times.len() - 1).unwrap();
+        let pause = (times[times.len() - 1] - times[0]) / f64::from(pauses);
         assert!(pause > 0.5, "{times:?}");
     }
     assert_eq!(beats(&waiting).len(), 0);

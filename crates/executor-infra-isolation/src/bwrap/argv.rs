@@ -216,7 +216,7 @@ mod tests {
             tmp_bytes: 1,
             shm_bytes: 1,
         });
-        assert_eq!(planted(&argv), [Path::new(""); 0]);
+        assert_eq!(planted(&argv), Vec::<&Path>::new());
         let writable = mount_points(&argv)
             .into_iter()
             .filter(|(_, writable)| *writable);

@@ -303,8 +303,7 @@ mod tests {
             namespaces: namespaces(1),
             limits: LIMITS_OF_RUNS
                 .iter()
-                .map(|name| format!("{name}   0   0   bytes\n"))
-                .collect(),
+                .fold(String::new(), |text, name| text + name + "   0   0   bytes\n"),
             opaque: true,
         }
     }

@@ -28,7 +28,7 @@ pub(crate) struct Counting {
 }
 
 impl Counting {
-    pub(crate) fn bytes(end: u64) -> Box<Self> {
+    pub(crate) fn bytes(end: u64) -> Box<dyn Content> {
         Box::new(Self {
             next: 0,
             end,
@@ -36,7 +36,7 @@ impl Counting {
         })
     }
 
-    pub(crate) fn failing(at: u64) -> Box<Self> {
+    pub(crate) fn failing(at: u64) -> Box<dyn Content> {
         Box::new(Self {
             next: 0,
             end: u64::MAX,

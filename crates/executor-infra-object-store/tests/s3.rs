@@ -131,6 +131,14 @@ impl Place {
         fs::read(self.object(path)).is_ok_and(|found| found == bytes(0, length))
     }
 
+    /// Whether the server has a part of an upload.
+    fn has_parts(&self) -> bool {
+        fs::read_dir(self.directory.path()).unwrap().any(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            name.starts_with(".upload_id-")
+        })
+    }
+
     /// Whether the server knows of an upload that has neither ended nor been given up. A part that arrives just then may stay
     /// with it, as with any store.
     fn has_begun_uploads(&self) -> bool {
@@ -300,7 +308,8 @@ async fn an_upload_that_nobody_waits_for_any_more_leaves_nothing() {
         let endless = Counting::bytes(u64::MAX);
         store.store(&owner(), &artifact("f", 1), endless).await
     });
-    eventually("it has begun", || place.has_begun_uploads()).await;
+    // From its first part on, whoever uploads knows what it would have to give up.
+    eventually("it has begun", || place.has_parts()).await;
     task.abort();
     eventually("it is given up", || !place.has_begun_uploads()).await;
     assert!(!place.object("f").exists());

@@ -1,11 +1,17 @@
 //! Resources: every one has a bound, and whoever runs into it hears of it.
 
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
 use executor_domain::{Clock, Ending, Language, LimitHit, Reason};
 use serde_json::json;
 
 use crate::{
     gaps::gap,
-    support::{self, Workspace},
+    support::{self, Workspace, eventually},
     world::{
         Guest, INOTIFY, assert_completed, assert_dead, assert_works, compare, expect, guest, hit,
         marked, reason, run, run_while, sandbox, with_event, with_limits,
@@ -233,4 +239,51 @@ fn what_one_run_takes_another_does_not_miss() {
         expect(&outcome, &[(first, &["first"])]);
     });
     assert_eq!(outcome.ending, Ending::Cancelled);
+}
+
+/// What the bound does to those who go beyond it is tried in the isolation crate's suite of cgroups. Here: runs are below it.
+#[test]
+fn all_runs_are_below_one_bound() {
+    if gap("cgroup_all_runs", "together") {
+        return;
+    }
+    let workspace = Workspace::new();
+    let job = support::script(Language::Shell, "sleep 1000", &workspace);
+    run_while(job, async || {
+        eventually("the run's cgroup is below a bound", || {
+            let above = above_runs(Path::new("/sys/fs/cgroup"));
+            let is_bounded = |directory: &PathBuf| {
+                let limit = |file| fs::read_to_string(directory.join(file)).unwrap_or_default();
+                ["pids.max", "memory.max", "memory.limit_in_bytes"]
+                    .iter()
+                    .any(|file| limit(file).trim().parse::<u64>().is_ok())
+            };
+            !above.is_empty() && above.iter().all(is_bounded)
+        })
+        .await;
+    });
+}
+
+/// The cgroups that hold those of this process's runs, where they hold nothing else.
+fn above_runs(directory: &Path) -> BTreeSet<PathBuf> {
+    let own = std::process::id();
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
+        let is_run = entry
+            .file_name()
+            .to_string_lossy()
+            .contains(&format!("-{own}-run-"));
+        let holds_runs = directory
+            .to_string_lossy()
+            .contains(&format!("-{own}-runs-"));
+        if is_run && holds_runs {
+            found.insert(directory.to_owned());
+        }
+        found.extend(above_runs(&path));
+    }
+    found
 }

@@ -229,7 +229,7 @@ fn what_one_run_takes_another_does_not_miss() {
     };
     let outcome = run_while(job(true, &greedy), async || {
         let taken = greedy.path().join("taken");
-        support::eventually("it has taken all", || taken.exists()).await;
+        eventually("it has taken all", || taken.exists()).await;
         let outcome = support::run(sandbox(), job(false, &modest)).await;
         let first = if gap("nowhere", "neighbours") {
             "nothing left"

@@ -88,10 +88,6 @@ pub(crate) enum Stage {
     /// It is yet to be started.
     ToStart,
     /// It waits in a slot, where its arguments and its surroundings are given.
-    #[cfg_attr(
-        not(target_os = "linux"),
-        expect(dead_code, reason = "slots are forked on Linux only")
-    )]
     Waiting,
 }
 

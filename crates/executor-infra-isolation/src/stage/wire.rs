@@ -70,6 +70,7 @@ pub(crate) struct InitSpec {
 }
 
 /// Who lives in a sandbox.
+#[cfg(target_os = "linux")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Tenant {

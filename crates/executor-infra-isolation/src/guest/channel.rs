@@ -136,8 +136,8 @@ impl<'a> JobFrames<'a> {
     }
 }
 
-#[cfg(any(target_os = "linux", test))]
 /// One frame.
+#[cfg(any(target_os = "linux", test))]
 pub(crate) fn frame(kind: u8, payload: &[u8]) -> Result<Vec<u8>, EncodeError> {
     Ok([&frame_header(kind, payload)?, payload].concat())
 }

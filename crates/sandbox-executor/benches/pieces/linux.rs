@@ -1,8 +1,6 @@
 //! What a run costs beside its guest, piece by piece. Guests here are fakes that end at once: what is left is what HTTP, admission,
 //! workspace, store and JSON add, each measured by itself and all of them together over a socket.
 
-#![expect(clippy::unwrap_used, reason = "a bench gives up by panicking")]
-
 use std::{
     hint::black_box,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -326,7 +324,8 @@ fn over_http(criterion: &mut Criterion) {
     runtime.shutdown_background();
 }
 
-fn main() {
+/// Measures every piece.
+pub(crate) fn measure() {
     let mut criterion = Criterion::default().configure_from_args();
     for piece in [without_io, capture, workspace, store, over_http] {
         piece(&mut criterion);

@@ -296,6 +296,20 @@ async fn an_upload_stays_within_the_workspaces_size() {
 }
 
 #[tokio::test]
+async fn what_others_take_of_the_disk_refuses_no_upload() {
+    const MIB: usize = 1 << 20;
+    let place = Place::new();
+    put_if(&place, "a", b"", Condition::Always, 4 << 20)
+        .await
+        .unwrap();
+    // From here on nobody knows without counting whose these bytes are.
+    fs::write(place.outside().join("other"), vec![1; 3 * MIB]).unwrap();
+    put_if(&place, "b", &vec![1; 2 * MIB], Condition::Always, 4 << 20)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn nothing_but_files_is_read_and_no_link_is_followed() {
     let place = Place::new();
     put(&place, "f", b"x").await.unwrap();

@@ -49,6 +49,15 @@ pub(super) enum Target {
     },
 }
 
+/// What a workspace takes without a file that is about to be replaced.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rest {
+    usage: Usage,
+    /// Whether it was counted just now. If not, it is rather too much than too little: reason enough to let an upload go on,
+    /// none to refuse it.
+    counted: bool,
+}
+
 /// An upload, as far as it has come.
 pub(super) struct Staged {
     root: Arc<Root>,
@@ -56,7 +65,7 @@ pub(super) struct Staged {
     target: Arc<Target>,
     allowance: Allowance,
     /// What the workspace takes without what is replaced.
-    rest: Usage,
+    rest: Rest,
     name: Option<String>,
     file: Arc<File>,
     buffer: Vec<u8>,
@@ -64,6 +73,15 @@ pub(super) struct Staged {
     taken: u64,
     /// Bytes that are in the file.
     written: u64,
+}
+
+impl Rest {
+    const fn counted(usage: Usage) -> Self {
+        Self {
+            usage,
+            counted: true,
+        }
+    }
 }
 
 impl Staged {
@@ -79,12 +97,12 @@ impl Staged {
             check_depth(path)?;
         }
         let rest = if let Some(directory) = root.open_existing(&session)? {
-            root.rest(&session, &directory, &target, allowance)?
+            root.guess_rest(&session, &directory, &target, allowance)?
         } else {
             if let Target::File { condition, .. } = &target {
                 find::check(condition, None)?;
             }
-            Usage::default()
+            Rest::default()
         };
         let (name, file) = root
             .state
@@ -109,19 +127,35 @@ impl Staged {
     /// Whether the workspace can take what all uploads of the session have brought so far, and so many more files.
     fn check(&self, files: u64) -> Result<(), FilesError> {
         let bytes = match &*self.target {
-            Target::File { .. } => self.rest.bytes + self.root.accounts.staged(&self.session),
+            Target::File { .. } => self.rest.usage.bytes + self.root.accounts.staged(&self.session),
             // What is in it takes room, not the archive. It need not be larger than all the room there is.
             Target::Archive { .. } => self.taken,
         };
         let usage = Usage {
             bytes,
-            files: self.rest.files + files,
-            ..self.rest
+            files: self.rest.usage.files + files,
+            ..self.rest.usage
         };
         match self.allowance.exceeded_by(&usage) {
             None => Ok(()),
             Some(overflow) => Err(FilesError::Full(overflow)),
         }
+    }
+
+    /// The same; what was guessed is counted before it refuses anything.
+    async fn check_for_certain(&mut self) -> Result<(), FilesError> {
+        let guess = self.check(1);
+        if guess.is_ok() || self.rest.counted {
+            return guess;
+        }
+        let (root, session) = (Arc::clone(&self.root), self.session.clone());
+        let target = Arc::clone(&self.target);
+        self.rest = apart(WRITE, move || match root.open_existing(&session)? {
+            Some(directory) => root.count_rest(&session, &directory, &target),
+            None => Ok(Rest::counted(Usage::default())),
+        })
+        .await?;
+        self.check(1)
     }
 
     async fn flush(&mut self) -> Result<(), FilesError> {
@@ -145,16 +179,15 @@ impl Staged {
 }
 
 impl Root {
-    /// What a session takes without the file that is about to be replaced, if that may be. Rather too much than too little:
-    /// it is counted only where a guess would leave no room.
-    fn rest(
+    /// What a session takes without the file that is about to be replaced, if that may be. It is counted only where a guess
+    /// would leave no room.
+    fn guess_rest(
         &self,
         session: &SessionId,
         directory: &OwnedFd,
         target: &Target,
         allowance: Allowance,
-    ) -> Result<Usage, FilesError> {
-        let fail = |error| self.trouble(session, WRITE, error);
+    ) -> Result<Rest, FilesError> {
         let has_room = |usage: &Usage| {
             let with_this = Usage {
                 bytes: usage.bytes + self.accounts.staged(session),
@@ -164,15 +197,42 @@ impl Root {
             // How much is in an archive, nobody knows before it is unpacked.
             matches!(target, Target::File { .. }) && allowance.exceeded_by(&with_this).is_none()
         };
-        let mut usage = match self.accounts.at_most(session, directory).filter(has_room) {
-            Some(usage) => usage,
-            None => self
-                .accounts
-                .count(session, directory, self.options.max_files)
-                .map_err(fail)?,
-        };
+        match self.accounts.at_most(session, directory).filter(has_room) {
+            Some(usage) => {
+                let guess = Rest {
+                    usage,
+                    counted: false,
+                };
+                self.without_replaced(session, directory, target, guess)
+            }
+            None => self.count_rest(session, directory, target),
+        }
+    }
+
+    /// The same, counted. Blocks.
+    fn count_rest(
+        &self,
+        session: &SessionId,
+        directory: &OwnedFd,
+        target: &Target,
+    ) -> Result<Rest, FilesError> {
+        let usage = self
+            .accounts
+            .count(session, directory, self.options.max_files)
+            .map_err(|error| self.trouble(session, WRITE, error))?;
+        self.without_replaced(session, directory, target, Rest::counted(usage))
+    }
+
+    /// Takes away the file that is about to be replaced, if that may be.
+    fn without_replaced(
+        &self,
+        session: &SessionId,
+        directory: &OwnedFd,
+        target: &Target,
+        mut rest: Rest,
+    ) -> Result<Rest, FilesError> {
         let Target::File { path, condition } = target else {
-            return Ok(usage);
+            return Ok(rest);
         };
         let (parent, name) = path.split();
         let stat = match beneath::open_directory(directory, Path::new(parent))
@@ -180,16 +240,16 @@ impl Root {
         {
             Ok(stat) => Some(stat),
             Err(Errno::NOENT) => None,
-            Err(error) => return Err(fail(error)),
+            Err(error) => return Err(self.trouble(session, WRITE, error)),
         };
         let found = stat.map(Metadata::from);
         check_target(condition, found.as_ref())?;
         if let (Some(stat), Some(found)) = (stat, found)
             && found.links == 1
         {
-            usage.bytes = usage.bytes.saturating_sub(disk_bytes(&stat));
+            rest.usage.bytes = rest.usage.bytes.saturating_sub(disk_bytes(&stat));
         }
-        Ok(usage)
+        Ok(rest)
     }
 
     /// Why something cannot be written.
@@ -309,7 +369,7 @@ impl Upload for Staged {
     async fn write(&mut self, bytes: &[u8]) -> Result<(), FilesError> {
         self.root.accounts.stage(&self.session, bytes.len() as u64);
         self.taken += bytes.len() as u64;
-        self.check(1)?;
+        self.check_for_certain().await?;
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= CHUNK_BYTES {
             self.flush().await?;
@@ -331,7 +391,7 @@ impl Staged {
             let (target, allowance) = (&self.target, self.allowance);
             self.rest = self
                 .root
-                .rest(&self.session, &directory, target, allowance)?;
+                .guess_rest(&self.session, &directory, target, allowance)?;
         }
         self.check(1)?;
         let staged = self.name.as_deref().unwrap_or_default();
@@ -345,8 +405,8 @@ impl Staged {
             }
             Target::Archive { directory, format } => {
                 let room = Allowance {
-                    bytes: self.allowance.bytes.saturating_sub(self.rest.bytes),
-                    files: self.allowance.files.saturating_sub(self.rest.files),
+                    bytes: self.allowance.bytes.saturating_sub(self.rest.usage.bytes),
+                    files: self.allowance.files.saturating_sub(self.rest.usage.files),
                 };
                 unpack::unpack(
                     &self.root,

@@ -24,6 +24,8 @@ pub(crate) struct Effect {
     pub bytes: i64,
     /// Reports that wait more, or less.
     pub waiting: i64,
+    /// Whether a report has come in, however many went at the same time.
+    pub arrived: bool,
     /// Reports that were refused.
     pub refused: u64,
     /// Ids that are not kept any more.
@@ -103,6 +105,7 @@ pub(crate) fn finish(
     Ok(Effect {
         bytes,
         waiting: i64::from(is_reported),
+        arrived: is_reported,
         ..Effect::default()
     })
 }

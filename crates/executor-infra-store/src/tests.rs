@@ -239,12 +239,8 @@ async fn an_id_is_taken_until_it_is_forgotten() {
     keep(&store, &loud("e", 1)).await;
 }
 
-#[tokio::test]
-async fn what_comes_in_together_is_committed_together() {
-    const MANY: usize = 200;
-    let directory = tempfile::tempdir().unwrap();
-    let store = Arc::new(open(&directory, StoreOptions::default()));
-    let before = store.commits();
+/// Keeps the writer busy until what is returned is called: what is written meanwhile is committed together.
+async fn hold_writer(store: &SqliteStore) -> impl AsyncFnOnce() {
     let (release, released) = std::sync::mpsc::channel::<()>();
     let (holds, holding) = tokio::sync::oneshot::channel();
     let queue = store.writes().clone();
@@ -258,22 +254,53 @@ async fn what_comes_in_together_is_committed_together() {
             .await
     });
     holding.await.unwrap();
+    async move || {
+        // Everybody has said what they want once only we are left to run.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        release.send(()).unwrap();
+        hold.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_comes_in_together_is_committed_together() {
+    const MANY: usize = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(&directory, StoreOptions::default()));
+    let before = store.commits();
+    let release = hold_writer(&store).await;
     let mut writes = tokio::task::JoinSet::new();
     for n in 0..MANY {
         let store = Arc::clone(&store);
         writes.spawn(async move { store.accept(&accepted(&format!("e{n}")), PRINT).await });
     }
-    // Everybody has said what they want once only we are left to run.
-    for _ in 0..=MANY {
-        tokio::task::yield_now().await;
-    }
-    release.send(()).unwrap();
-    hold.await.unwrap().unwrap();
+    release().await;
     while let Some(written) = writes.join_next().await {
         written.unwrap().unwrap();
     }
     assert_eq!(store.commits() - before, 1);
     assert_eq!(store.unfinished().await.unwrap().len(), MANY);
+}
+
+#[tokio::test]
+async fn a_report_is_noticed_that_comes_in_while_another_one_goes() {
+    let store = SqliteStore::in_memory(reporting()).unwrap();
+    keep(&store, &loud("goes", 1)).await;
+    store.changed().await;
+    store.accept(&accepted("comes"), PRINT).await.unwrap();
+    let (before, comes) = (store.commits(), loud("comes", 1));
+    let goes = id("goes");
+    let release = hold_writer(&store).await;
+    let (finished, delivered, ()) =
+        tokio::join!(store.finish(&comes), store.delivered(&goes), release());
+    assert!(finished.is_ok() && delivered.is_ok());
+    assert_eq!(store.commits() - before, 1);
+    // It has been, before its result was acknowledged.
+    tokio::time::timeout(Duration::ZERO, store.changed())
+        .await
+        .expect("whoever delivers is told");
 }
 
 #[tokio::test]

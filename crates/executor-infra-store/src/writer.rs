@@ -230,7 +230,7 @@ impl Writer {
         self.shared
             .refused
             .fetch_add(effect.refused, Ordering::Relaxed);
-        if effect.waiting > 0 {
+        if effect.arrived {
             self.shared.changed.notify_one();
         }
         for id in &effect.forgotten {
@@ -260,6 +260,7 @@ impl Effect {
     fn add(&mut self, other: Self) {
         self.bytes += other.bytes;
         self.waiting += other.waiting;
+        self.arrived |= other.arrived;
         self.refused += other.refused;
         self.forgotten.extend(other.forgotten);
     }

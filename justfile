@@ -32,7 +32,7 @@ fmt:
     cargo fmt --all
 
 lint:
-    scripts/ci/lint
+    cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 
 # Build the container image, run it in three ways and run the suites inside of it (Podman, root).
 test-image:

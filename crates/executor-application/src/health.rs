@@ -1,10 +1,10 @@
 //! Whether the executor can do its work now.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Mutex, time::Instant};
 
-use crate::{ExecuteCode, Sandbox, Workspaces};
+use crate::{ExecuteCode, Sandbox, Workspaces, chain};
 
 /// How long one look at the sandbox counts. A look starts a real sandbox, and anybody may ask: this bounds what asking
 /// can cost to one sandbox per second.
@@ -121,18 +121,6 @@ impl Looker {
         }
         Health::Healthy
     }
-}
-
-/// An error and all its sources in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
 }
 
 #[cfg(test)]

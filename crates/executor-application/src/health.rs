@@ -1,14 +1,27 @@
 //! Whether the executor can do its work now.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    time::{Instant, timeout},
+};
 
-use crate::{ExecuteCode, Sandbox, Workspaces};
+use crate::{ExecuteCode, Sandbox, Workspaces, chain};
 
 /// How long one look at the sandbox counts. A look starts a real sandbox, and anybody may ask: this bounds what asking
 /// can cost to one sandbox per second.
 const LOOK_COUNTS_FOR: Duration = Duration::from_secs(1);
+
+/// How long who asks waits for a look. On a host that is busy, or whose guests are at their limits, one takes longer, and
+/// who asks gives up: probes wait for a second by default.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How old the look before may be for it to answer then. Where looks hang, this is when it shows.
+const LOOK_STANDS_FOR: Duration = Duration::from_secs(15);
 
 /// What a look came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +69,8 @@ struct Looker {
     sandbox: Arc<dyn Sandbox>,
     workspaces: Arc<dyn Workspaces>,
     last: Mutex<Option<(Instant, Health)>>,
+    /// Held by who looks.
+    looking: AsyncMutex<()>,
 }
 
 impl CheckHealth {
@@ -71,32 +86,46 @@ impl CheckHealth {
                 sandbox,
                 workspaces,
                 last: Mutex::new(None),
+                looking: AsyncMutex::new(()),
             }),
             executor,
         }
     }
 
     /// Tries to start a sandbox and to write to workspace and store, unless somebody did within the last second. Those who
-    /// ask at the same time share one look. Cancel safe: a look that was begun goes on to its end and counts, so that
-    /// asking and hanging up costs no more than asking.
+    /// ask at the same time share one look; where it takes longer than half a second, the one before answers, unless that
+    /// was 15 seconds ago. Cancel safe: a look that was begun goes on to its end and counts, so that asking and hanging up
+    /// costs no more than asking.
     pub async fn check(&self) -> Health {
         if self.executor.is_draining() {
             return Health::Unhealthy(Unhealthy::Draining);
         }
         let looker = Arc::clone(&self.looker);
-        tokio::spawn(async move { looker.recent().await })
-            .await
-            .unwrap_or_else(|lost| Health::Unhealthy(Unhealthy::Sandbox(chain(&lost))))
+        let mut look = tokio::spawn(async move { looker.recent().await });
+        let looked = match timeout(PATIENCE, &mut look).await {
+            Ok(looked) => looked,
+            Err(_) => match self.looker.known(LOOK_STANDS_FOR) {
+                Some(health) => Ok(health),
+                None => look.await,
+            },
+        };
+        looked.unwrap_or_else(|lost| Health::Unhealthy(Unhealthy::Sandbox(chain(&lost))))
     }
 }
 
 impl Looker {
+    /// What was seen last, if that is not longer ago.
+    fn known(&self, age: Duration) -> Option<Health> {
+        // Nothing can be half-changed in there.
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, health) = last.as_ref()?;
+        (at.elapsed() < age).then(|| health.clone())
+    }
+
     async fn recent(&self) -> Health {
-        let mut last = self.last.lock().await;
-        if let Some((at, health)) = &*last
-            && at.elapsed() < LOOK_COUNTS_FOR
-        {
-            return health.clone();
+        let _looking = self.looking.lock().await;
+        if let Some(health) = self.known(LOOK_COUNTS_FOR) {
+            return health;
         }
         let health = self.look().await;
         if let Health::Unhealthy(
@@ -105,7 +134,8 @@ impl Looker {
         {
             tracing::error!(%why, "unhealthy");
         }
-        *last = Some((Instant::now(), health.clone()));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), health.clone()));
         health
     }
 
@@ -121,18 +151,6 @@ impl Looker {
         }
         Health::Healthy
     }
-}
-
-/// An error and all its sources in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
 }
 
 #[cfg(test)]
@@ -167,6 +185,58 @@ mod tests {
         }
         tokio::time::advance(LOOK_COUNTS_FOR).await;
         assert_eq!(health.check().await, Health::Healthy);
+    }
+
+    /// A sandbox whose checks after the first one take this long, and fail.
+    fn failing_slowly(takes: Duration) -> Arc<dyn Sandbox> {
+        struct Slow(Duration, std::sync::atomic::AtomicBool, fake::FakeSandbox);
+
+        #[async_trait::async_trait]
+        impl Sandbox for Slow {
+            fn description(&self) -> &crate::SandboxDescription {
+                self.2.description()
+            }
+
+            async fn check(&self) -> Result<(), SandboxError> {
+                if !self.1.swap(true, std::sync::atomic::Ordering::SeqCst) {
+                    return Ok(());
+                }
+                tokio::time::sleep(self.0).await;
+                Err(SandboxError::Unavailable {
+                    reason: "slow".into(),
+                })
+            }
+
+            async fn run(
+                &self,
+                job: crate::Job,
+                cancel: crate::CancellationToken,
+            ) -> Result<executor_domain::Outcome, SandboxError> {
+                self.2.run(job, cancel).await
+            }
+        }
+        Arc::new(Slow(takes, false.into(), fake::FakeSandbox::default()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_takes_long_is_answered_for_by_the_one_before_and_counts_once_it_is_there()
+    {
+        let health = check(failing_slowly(Duration::from_secs(3)), writable());
+        assert_eq!(health.check().await, Health::Healthy);
+        tokio::time::advance(LOOK_COUNTS_FOR).await;
+        let asked = Instant::now();
+        assert_eq!(health.check().await, Health::Healthy);
+        assert_eq!(asked.elapsed(), PATIENCE);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(matches!(health.check().await, Health::Unhealthy(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_of_long_ago_answers_for_nobody() {
+        let health = check(failing_slowly(Duration::from_secs(3)), writable());
+        assert_eq!(health.check().await, Health::Healthy);
+        tokio::time::advance(LOOK_STANDS_FOR).await;
+        assert!(matches!(health.check().await, Health::Unhealthy(_)));
     }
 
     #[tokio::test(start_paused = true)]

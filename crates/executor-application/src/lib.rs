@@ -7,6 +7,7 @@
 //! the isolation port's contract without isolating anything.
 
 mod admission;
+mod chain;
 mod description;
 mod events;
 mod execute;
@@ -22,6 +23,7 @@ mod sessions;
 mod transcript;
 
 pub use admission::Capacity;
+pub use chain::chain;
 pub use description::{LanguageSupport, SandboxDescription, Wall, WallState, WarmPool};
 pub use events::{Events, ExecutionEvent};
 pub use execute::{

@@ -218,7 +218,7 @@ impl ManageSessions {
             ticks.tick().await;
             if let Err(error) = self.clean_up().await {
                 tracing::error!(
-                    error = &error as &dyn std::error::Error,
+                    error = crate::chain(&error),
                     "sessions cannot be cleaned up"
                 );
             }
@@ -267,7 +267,7 @@ impl ManageSessions {
             | Err(FilesError::InUse | FilesError::ConditionFailed | FilesError::NoSession) => {}
             Err(error) => tracing::error!(
                 session_id = %session.session,
-                error = &error as &dyn std::error::Error,
+                error = crate::chain(&error),
                 "a session cannot be removed"
             ),
         }

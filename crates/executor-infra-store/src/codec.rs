@@ -1,5 +1,5 @@
 //! From what a run came to, to columns and back. What a guest can make large has columns of its own; the rest is one JSON
-//! object, whose form is the store's own and changes only with its version.
+//! object, whose form is the store's own and changes only with its version (`open::VERSION`, and a test that compares).
 
 use std::time::Duration;
 

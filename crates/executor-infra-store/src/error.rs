@@ -106,6 +106,7 @@ impl Cause {
                 // A column that is not what we wrote.
                 rusqlite::Error::FromSqlConversionFailure(..)
                 | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::Utf8Error(..)
                 | rusqlite::Error::IntegralValueOutOfRange(..) => StoreError::Damaged(source),
                 _ => StoreError::Failed { step, source },
             },

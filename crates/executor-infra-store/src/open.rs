@@ -9,12 +9,13 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::error::OpenError;
+use crate::{error::OpenError, migrate};
 
 /// `SbxE`, so that no other program's database is taken for ours.
 const APPLICATION_ID: i64 = 0x5362_7845;
-/// The form of the tables below.
-const VERSION: i64 = 1;
+/// The form of the tables below, and of what is in them: `stored-form.txt`, which the tests compare. Whoever changes it
+/// raises this, and brings the earlier ones along in `migrate`.
+pub(crate) const VERSION: i64 = 2;
 
 /// The name of the database in its directory.
 const DATABASE: &str = "executions.db";
@@ -28,7 +29,7 @@ const MAX_IDLE_WAL: i64 = 64 << 20;
 const MAX_LOG_PAGES: i64 = 16 << 10;
 
 /// `number` orders by acceptance, `ended` by ending. `status` is `pending` until it is final; `report` is 0 where none
-/// waits, 1 where one does, 2 where it was refused. `kept_at` is the store's own time. What a guest can make large stands
+/// waits, 1 where one does, 2 where it was refused, 3 where the execution cannot be read. `kept_at` is the store's own time. What a guest can make large stands
 /// apart, so that lists and sweeps read little.
 const TABLES: &str = "
     CREATE TABLE executions (
@@ -116,8 +117,8 @@ pub(crate) fn in_directory(directory: &Path) -> Result<Opened, OpenError> {
         .mode(0o600)
         .open(&database.path)
         .map_err(of_directory)?;
-    let writer = database.open()?;
-    database.prepare(&writer, true)?;
+    let mut writer = database.open()?;
+    database.prepare(&mut writer, true)?;
     let reader = database.open()?;
     database.doing("set up", reader.pragma_update(None, "query_only", true))?;
     Ok(Opened {
@@ -133,8 +134,8 @@ pub(crate) fn in_memory() -> Result<Opened, OpenError> {
     let database = Database {
         path: ":memory:".into(),
     };
-    let writer = database.doing("open", Connection::open_in_memory())?;
-    database.prepare(&writer, false)?;
+    let mut writer = database.doing("open", Connection::open_in_memory())?;
+    database.prepare(&mut writer, false)?;
     Ok(Opened {
         writer,
         reader: None,
@@ -177,8 +178,8 @@ impl Database {
         Ok(connection)
     }
 
-    /// Sets up the connection that writes, and the tables where there are none.
-    fn prepare(&self, connection: &Connection, on_disk: bool) -> Result<(), OpenError> {
+    /// Sets up the connection that writes, and the tables where there are none or those of an earlier version.
+    fn prepare(&self, connection: &mut Connection, on_disk: bool) -> Result<(), OpenError> {
         let set = |name: &str, value: &dyn rusqlite::ToSql| {
             self.doing("set up", connection.pragma_update(None, name, value))
         };
@@ -208,12 +209,12 @@ impl Database {
         if (application, version) == (0, 0) && self.is_empty(connection)? {
             return self.create(connection);
         }
-        if application != APPLICATION_ID {
+        if application != APPLICATION_ID || version < 1 {
             return Err(OpenError::Foreign {
                 path: self.path.clone(),
             });
         }
-        if version != VERSION {
+        if version > VERSION {
             return Err(OpenError::Newer {
                 path: self.path.clone(),
                 found: version,
@@ -221,6 +222,15 @@ impl Database {
             });
         }
         self.check(connection)?;
+        if version == 1 {
+            self.doing("bring to this version", migrate::from_1(connection))?;
+            tracing::info!(
+                path = %self.path.display(),
+                from = version,
+                to = VERSION,
+                "executions that an earlier version has kept are brought to this one; the earlier one cannot open them any more"
+            );
+        }
         self.doing("add an index to", connection.execute_batch(LARGE))
     }
 

@@ -10,7 +10,7 @@ use executor_domain::{Execution, ExecutionId};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::{codec::Encoded, error::closed};
+use crate::{codec::Encoded, error::closed, rows::Unreadable};
 
 /// Most orders that wait for a thread; further ones wait in their own futures.
 const MAX_WAITING: usize = 1024;
@@ -23,6 +23,7 @@ pub(crate) enum Write {
     Forget(ExecutionId),
     Delivered(ExecutionId),
     Refused(ExecutionId, String),
+    SetAside(Unreadable),
     /// Nothing that stays, but for real.
     Check,
 }
@@ -36,6 +37,7 @@ impl Write {
             Self::Forget(_) => "forget an execution",
             Self::Delivered(_) => "note a delivered report",
             Self::Refused(..) => "note a refused report",
+            Self::SetAside(_) => "set an unreadable execution aside",
             Self::Check => "write to the store",
         }
     }

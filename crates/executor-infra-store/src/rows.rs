@@ -2,7 +2,7 @@
 
 use executor_application::{Cursor, Fingerprint, Kept, Page, Query, StoreError, Summary};
 use executor_domain::{Execution, ExecutionId, SessionId, Status, Timestamp};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
 
 use crate::{
     age::Remembered,
@@ -16,6 +16,11 @@ const ROW_BYTES: usize = 512;
 /// What a report is.
 const WAITS: i64 = 1;
 const REFUSED: i64 = 2;
+/// Whatever it was: the execution cannot be read.
+const SET_ASIDE: i64 = 3;
+
+/// Longest reason that is kept of an execution that cannot be read, in bytes.
+const MAX_WHY: usize = 512;
 
 /// What a write has changed, for what is counted in memory.
 #[derive(Debug, Default)]
@@ -28,8 +33,39 @@ pub(crate) struct Effect {
     pub arrived: bool,
     /// Reports that were refused.
     pub refused: u64,
+    /// Executions that turned out to be unreadable.
+    pub set_aside: Vec<SetAside>,
     /// Ids that are not kept any more.
     pub forgotten: Vec<String>,
+}
+
+/// An execution whose columns are not what we wrote.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    /// Its number in the order of acceptance: its name may be what is damaged.
+    pub number: i64,
+    pub why: String,
+}
+
+impl Unreadable {
+    fn new(number: i64, why: &StoreError) -> Self {
+        // Who reads it wants the cause, not that it is damaged.
+        let mut why =
+            std::error::Error::source(why).map_or_else(|| why.to_string(), ToString::to_string);
+        why.truncate(why.floor_char_boundary(MAX_WHY));
+        Self { number, why }
+    }
+}
+
+/// An execution that was set aside just now.
+#[derive(Debug)]
+pub(crate) struct SetAside {
+    pub number: i64,
+    /// Its name, as far as it can be read.
+    pub id: String,
+    pub why: String,
+    /// Whether the control plane waits for its result in vain.
+    pub was_to_be_reported: bool,
 }
 
 fn signed(bytes: usize) -> i64 {
@@ -151,6 +187,64 @@ fn settled(reports: usize) -> Effect {
     }
 }
 
+/// Takes an execution that cannot be read out of the way of all others: it counts as ended, its report as settled, and it
+/// is kept for as long as a result that has come in now. `ended`: its number in the order of endings, where it has none.
+pub(crate) fn set_aside(
+    connection: &Connection,
+    unreadable: &Unreadable,
+    ended: i64,
+    kept_at: i64,
+    is_reported: bool,
+) -> rusqlite::Result<Effect> {
+    let found: Option<(String, i64, bool)> = connection
+        .prepare_cached(
+            "SELECT id, report, ended IS NULL FROM executions WHERE number = ?1 AND report <> ?2",
+        )?
+        .query_row(params![unreadable.number, SET_ASIDE], |row| {
+            Ok((text(row.get_ref(0)?), row.get(1)?, row.get(2)?))
+        })
+        .optional()?;
+    let Some((id, report, has_not_ended)) = found else {
+        return Ok(Effect::default());
+    };
+    connection
+        .prepare_cached(
+            "UPDATE executions
+             SET report = ?2, refusal = ?3, kept_at = ?4, ended = coalesce(ended, ?5),
+                 status = iif(ended IS NULL, ?6, status)
+             WHERE number = ?1",
+        )?
+        .execute(params![
+            unreadable.number,
+            SET_ASIDE,
+            unreadable.why,
+            kept_at,
+            ended,
+            Status::Crashed.as_str(),
+        ])?;
+    let waited = report == WAITS;
+    Ok(Effect {
+        waiting: -i64::from(waited),
+        set_aside: vec![SetAside {
+            number: unreadable.number,
+            id,
+            why: unreadable.why.clone(),
+            was_to_be_reported: waited || (has_not_ended && is_reported),
+        }],
+        ..Effect::default()
+    })
+}
+
+/// A column's text, whatever has become of it.
+fn text(column: ValueRef<'_>) -> String {
+    match column {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
+        _ => String::new(),
+    }
+}
+
 /// The result of no execution, for a moment.
 const TRIAL: i64 = 0;
 
@@ -175,7 +269,9 @@ pub(crate) fn end_trial(connection: &Connection) -> rusqlite::Result<()> {
 pub(crate) fn remove(connection: &Connection, number: i64) -> rusqlite::Result<Effect> {
     let (id, bytes, report): (String, i64, i64) = connection
         .prepare_cached("DELETE FROM executions WHERE number = ?1 RETURNING id, bytes, report")?
-        .query_row([number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        .query_row([number], |row| {
+            Ok((text(row.get_ref(0)?), row.get(1)?, row.get(2)?))
+        })?;
     connection
         .prepare_cached("DELETE FROM results WHERE number = ?1")?
         .execute([number])?;
@@ -267,12 +363,14 @@ pub(crate) fn totals(connection: &Connection) -> rusqlite::Result<Totals> {
     )
 }
 
-/// Calls with every id that is kept.
+/// Calls with every id that is kept and can be read: nobody asks for another one.
 pub(crate) fn each_id(connection: &Connection, mut each: impl FnMut(&str)) -> rusqlite::Result<()> {
     let mut statement = connection.prepare("SELECT id FROM executions")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        each(row.get_ref(0)?.as_str()?);
+        if let Ok(id) = row.get_ref(0)?.as_str() {
+            each(id);
+        }
     }
     Ok(())
 }
@@ -314,25 +412,61 @@ const KEPT: &str = "
     SELECT id, session, fingerprint, accepted_at, started_at, completed_at, facts, value, stdout, stderr
     FROM executions LEFT JOIN results USING (number)";
 
-pub(crate) fn find(connection: &Connection, id: &ExecutionId) -> Result<Option<Kept>, StoreError> {
-    let found = || -> rusqlite::Result<_> {
-        connection
-            .prepare_cached(&format!("{KEPT} WHERE id = ?1"))?
-            .query_row([id.as_str()], KeptRow::read)
-            .optional()
+/// What a question has met.
+#[derive(Debug)]
+pub(crate) struct Met<T> {
+    pub found: T,
+    /// What it has passed over.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// The execution of this id; nothing is found where it is unreadable.
+pub(crate) fn find(
+    connection: &Connection,
+    id: &ExecutionId,
+) -> Result<Met<Option<Kept>>, StoreError> {
+    let number: Option<i64> = connection
+        .prepare_cached("SELECT number FROM executions WHERE id = ?1")
+        .and_then(|mut statement| {
+            statement
+                .query_row([id.as_str()], |row| row.get(0))
+                .optional()
+        })
+        .map_err(|error| Cause::new(error).while_doing(FIND))?;
+    let mut met = Met {
+        found: None,
+        unreadable: Vec::new(),
     };
-    found()
-        .map_err(|error| Cause::new(error).while_doing(FIND))?
-        .map(KeptRow::into_kept)
-        .transpose()
+    if let Some(number) = number {
+        match kept(connection, number) {
+            Ok(found) => met.found = found.map(|(kept, _bytes)| kept),
+            Err(why @ StoreError::Damaged(_)) => {
+                met.unreadable.push(Unreadable::new(number, &why));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(met)
+}
+
+/// The execution of this number, and the bytes of its result. An error is about this one alone.
+fn kept(connection: &Connection, number: i64) -> Result<Option<(Kept, usize)>, StoreError> {
+    let row = connection
+        .prepare_cached(&format!("{KEPT} WHERE number = ?1"))
+        .and_then(|mut statement| statement.query_row([number], KeptRow::read).optional())
+        .map_err(|error| Cause::new(error).while_doing(FIND))?;
+    let Some(row) = row else { return Ok(None) };
+    let bytes = row.bytes();
+    Ok(Some((row.into_kept()?, bytes)))
 }
 
 /// Executions that were accepted and have not ended, oldest first.
-pub(crate) fn unfinished(connection: &Connection) -> Result<Vec<Execution>, StoreError> {
+pub(crate) fn unfinished(connection: &Connection) -> Result<Met<Vec<Execution>>, StoreError> {
     executions(
         connection,
-        "WHERE ended IS NULL ORDER BY executions.number",
+        "WHERE ended IS NULL ORDER BY number",
         [],
+        usize::MAX,
         usize::MAX,
     )
 }
@@ -344,7 +478,7 @@ pub(crate) fn undelivered(
     after: Option<&ExecutionId>,
     limit: usize,
     max_bytes: usize,
-) -> Result<Vec<Execution>, StoreError> {
+) -> Result<Met<Vec<Execution>>, StoreError> {
     let after: Option<Option<i64>> = after
         .map(|id| {
             connection
@@ -357,38 +491,49 @@ pub(crate) fn undelivered(
         .flatten();
     executions(
         connection,
-        "WHERE report = 1 AND ended > ?1 ORDER BY ended LIMIT ?2",
-        params![after.flatten().unwrap_or(0), signed(limit)],
+        "WHERE report = 1 AND ended > ?1 ORDER BY ended",
+        [after.flatten().unwrap_or(0)],
+        limit,
         max_bytes,
     )
 }
 
+/// Finds them by index first and reads each by itself, so that one that is damaged is in nobody's way.
 fn executions(
     connection: &Connection,
     which: &str,
     parameters: impl rusqlite::Params,
+    limit: usize,
     max_bytes: usize,
-) -> Result<Vec<Execution>, StoreError> {
-    let rows = || -> rusqlite::Result<_> {
-        let mut statement = connection.prepare_cached(&format!("{KEPT} {which}"))?;
-        let mut rows = statement.query(parameters)?;
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        while let Some(row) = rows.next()? {
-            let row = KeptRow::read(row)?;
-            bytes += row.bytes();
-            found.push(row);
-            if bytes > max_bytes {
-                break;
-            }
-        }
-        Ok(found)
+) -> Result<Met<Vec<Execution>>, StoreError> {
+    let failed = |error| Cause::new(error).while_doing(LIST);
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT number FROM executions {which}"))
+        .map_err(failed)?;
+    let mut numbers = statement.query(parameters).map_err(failed)?;
+    let mut met = Met {
+        found: Vec::new(),
+        unreadable: Vec::new(),
     };
-    rows()
-        .map_err(|error| Cause::new(error).while_doing(LIST))?
-        .into_iter()
-        .map(|row| row.into_kept().map(|kept| kept.execution))
-        .collect()
+    let mut bytes = 0;
+    while met.found.len() < limit && bytes <= max_bytes {
+        let Some(row) = numbers.next().map_err(failed)? else {
+            break;
+        };
+        let number = row.get(0).map_err(failed)?;
+        match kept(connection, number) {
+            Ok(None) => {}
+            Ok(Some((kept, size))) => {
+                bytes += size;
+                met.found.push(kept.execution);
+            }
+            Err(why @ StoreError::Damaged(_)) => {
+                met.unreadable.push(Unreadable::new(number, &why));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(met)
 }
 
 /// A row of [`KEPT`].
@@ -473,54 +618,67 @@ fn damaged(why: impl Into<executor_application::PortError>) -> StoreError {
     StoreError::Damaged(why.into())
 }
 
-pub(crate) fn list(connection: &Connection, query: &Query) -> Result<Page, StoreError> {
+/// One page. What cannot be read is not on it.
+pub(crate) fn list(connection: &Connection, query: &Query) -> Result<Met<Page>, StoreError> {
     let limit = query.limit.max(1);
-    let rows = || -> rusqlite::Result<Vec<SummaryRow>> {
-        // One shape for each kind of question, so that each finds its index.
-        let of_session = if query.session.is_some() {
-            "session = ?2"
-        } else {
-            "?2 IS NULL"
-        };
-        let of_status = match query.status {
-            None => "?3 IS NULL",
-            Some(Status::Pending) => "ended IS NULL AND ?3 = 'pending'",
-            Some(_) => "status = ?3",
-        };
-        connection
-            .prepare_cached(&format!(
-                "SELECT number, id, session, status, accepted_at, started_at, completed_at FROM executions
-                 WHERE number < ?1 AND {of_session} AND {of_status} ORDER BY number DESC LIMIT ?4"
-            ))?
-            .query_map(
-                params![
-                    query.before.map_or(i64::MAX, |cursor| {
-                        i64::try_from(cursor.number()).unwrap_or(i64::MAX)
-                    }),
-                    query.session.as_ref().map(SessionId::as_str),
-                    query.status.map(Status::as_str),
-                    // One more, to know whether there is one.
-                    signed(limit.saturating_add(1)),
-                ],
-                SummaryRow::read,
-            )?
-            .collect()
+    // One shape for each kind of question, so that each finds its index.
+    let of_session = if query.session.is_some() {
+        "session = ?2"
+    } else {
+        "?2 IS NULL"
     };
-    let mut rows = rows().map_err(|error| Cause::new(error).while_doing(LIST))?;
-    let is_more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| is_more).map(|row| row.number);
-    Ok(Page {
-        items: rows
-            .into_iter()
-            .map(SummaryRow::into_summary)
-            .collect::<Result<_, _>>()?,
-        next: next.map(|number| Cursor::new(number.unsigned_abs())),
+    let of_status = match query.status {
+        None => "?3 IS NULL",
+        Some(Status::Pending) => "ended IS NULL AND ?3 = 'pending'",
+        Some(_) => "status = ?3",
+    };
+    let failed = |error| Cause::new(error).while_doing(LIST);
+    let mut statement = connection
+        .prepare_cached(&format!(
+            "SELECT number, id, session, status, accepted_at, started_at, completed_at FROM executions
+             WHERE number < ?1 AND {of_session} AND {of_status} ORDER BY number DESC LIMIT ?4"
+        ))
+        .map_err(failed)?;
+    let mut rows = statement
+        .query(params![
+            query.before.map_or(i64::MAX, |cursor| {
+                i64::try_from(cursor.number()).unwrap_or(i64::MAX)
+            }),
+            query.session.as_ref().map(SessionId::as_str),
+            query.status.map(Status::as_str),
+            // One more, to know whether there is one.
+            signed(limit.saturating_add(1)),
+        ])
+        .map_err(failed)?;
+    let mut page = Page::default();
+    let mut unreadable = Vec::new();
+    let mut last = None;
+    for met in 0.. {
+        let Some(row) = rows.next().map_err(failed)? else {
+            break;
+        };
+        if met == limit {
+            page.next = last.map(Cursor::new);
+            break;
+        }
+        let number: i64 = row.get(0).map_err(failed)?;
+        last = Some(number.unsigned_abs());
+        let summary = SummaryRow::read(row)
+            .map_err(failed)
+            .and_then(SummaryRow::into_summary);
+        match summary {
+            Ok(summary) => page.items.push(summary),
+            Err(why @ StoreError::Damaged(_)) => unreadable.push(Unreadable::new(number, &why)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Met {
+        found: page,
+        unreadable,
     })
 }
 
 struct SummaryRow {
-    number: i64,
     id: String,
     session: String,
     status: String,
@@ -532,7 +690,6 @@ struct SummaryRow {
 impl SummaryRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            number: row.get(0)?,
             id: row.get(1)?,
             session: row.get(2)?,
             status: row.get(3)?,

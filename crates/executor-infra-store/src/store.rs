@@ -26,7 +26,7 @@ use crate::{
     error::OpenError,
     open::{self, Opened},
     queue::{Order, Queue, Write},
-    rows,
+    rows::{self, Met},
     writer::{Shared, TRIAL_BYTES, Writer},
 };
 
@@ -164,6 +164,15 @@ impl SqliteStore {
         })
     }
 
+    /// Sets aside what cannot be read, for whoever looks into the database, and goes on with the rest.
+    async fn set_aside<T>(&self, met: Met<T>) -> T {
+        for unreadable in met.unreadable {
+            // Where it cannot even be written the writer has said so, and it is passed over again the next time.
+            let _ = self.writes.write(Write::SetAside(unreadable)).await;
+        }
+        met.found
+    }
+
     #[cfg(test)]
     pub(crate) fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::Relaxed)
@@ -245,23 +254,33 @@ impl ExecutionStore for SqliteStore {
 
     async fn find(&self, id: &ExecutionId) -> Result<Option<Kept>, StoreError> {
         let id = id.clone();
-        self.reads
+        let met = self
+            .reads
             .read("read an execution", move |connection| {
                 rows::find(connection, &id)
             })
-            .await
+            .await?;
+        let why = met.unreadable.first().map(|found| found.why.clone());
+        let found = self.set_aside(met).await;
+        match why {
+            Some(why) => Err(StoreError::Unreadable(why.into())),
+            None => Ok(found),
+        }
     }
 
     async fn list(&self, query: Query) -> Result<Page, StoreError> {
-        self.reads
+        let met = self
+            .reads
             .read("list executions", move |connection| {
                 rows::list(connection, &query)
             })
-            .await
+            .await?;
+        Ok(self.set_aside(met).await)
     }
 
     async fn unfinished(&self) -> Result<Vec<Execution>, StoreError> {
-        self.reads.read("list executions", rows::unfinished).await
+        let met = self.reads.read("list executions", rows::unfinished).await?;
+        Ok(self.set_aside(met).await)
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -281,11 +300,13 @@ impl Outbox for SqliteStore {
         after: Option<ExecutionId>,
         limit: usize,
     ) -> Result<Vec<Execution>, StoreError> {
-        self.reads
+        let met = self
+            .reads
             .read("read the outbox", move |connection| {
                 rows::undelivered(connection, after.as_ref(), limit, MAX_HANDED_OUT)
             })
-            .await
+            .await?;
+        Ok(self.set_aside(met).await)
     }
 
     async fn delivered(&self, id: &ExecutionId) -> Result<(), StoreError> {
@@ -308,6 +329,7 @@ impl Outbox for SqliteStore {
             undelivered: read(&self.shared.backlog),
             refused: read(&self.shared.refused),
             dropped: read(&self.shared.dropped),
+            unreadable: read(&self.shared.unreadable),
         }
     }
 }

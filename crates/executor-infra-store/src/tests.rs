@@ -715,25 +715,288 @@ async fn a_damaged_file_is_refused_by_name() {
     }
 }
 
+/// Does to an open database what decay does.
+async fn damage(store: &SqliteStore, change: impl Into<String>) {
+    let change = change.into();
+    let changed = store.writes().read("damage", move |connection| {
+        connection.execute_batch(&change).unwrap();
+        Ok(())
+    });
+    changed.await.unwrap();
+}
+
 #[tokio::test]
 async fn damage_that_shows_later_is_an_error_and_not_an_answer() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory, StoreOptions::default());
     keep(&store, &loud("e", 5)).await;
+    keep(&store, &loud("sound", 5)).await;
     for change in [
-        "UPDATE results SET facts = '{'",
-        "UPDATE results SET facts = '{}'",
-        "DELETE FROM results",
-        "UPDATE executions SET session = '../x'",
+        "UPDATE results SET facts = '{' WHERE number = 1",
+        "UPDATE results SET facts = '{}' WHERE number = 1",
+        "UPDATE results SET facts = CAST(x'ff' AS TEXT) WHERE number = 1",
+        "DELETE FROM results WHERE number = 1",
+        "UPDATE executions SET fingerprint = x'00' WHERE number = 1",
+        "UPDATE executions SET session = '../x' WHERE number = 1",
     ] {
-        let changed = store.writes().read("damage", move |connection| {
-            connection.execute(change, []).unwrap();
-            Ok(())
-        });
-        changed.await.unwrap();
-        let found = store.find(&id("e")).await;
-        assert!(matches!(found, Err(StoreError::Damaged(_))), "{found:?}");
+        damage(&store, change).await;
+        let unreadable = store.find(&id("e")).await;
+        assert!(
+            matches!(unreadable, Err(StoreError::Unreadable(_))),
+            "{change}: {unreadable:?}"
+        );
+        assert!(found(&store, "sound").await.is_some(), "{change}");
     }
+    // The list has what can be read, and pages of it fit together.
+    for n in 0..3 {
+        keep(&store, &loud(&format!("new-{n}"), 5)).await;
+    }
+    damage(
+        &store,
+        "UPDATE executions SET status = 'x' WHERE id = 'new-1'",
+    )
+    .await;
+    let mut query = Query {
+        session: None,
+        status: None,
+        before: None,
+        limit: 2,
+    };
+    let mut names = Vec::new();
+    loop {
+        let page = store.list(query.clone()).await.unwrap();
+        names.extend(page.items.iter().map(|item| item.id.to_string()));
+        query.before = page.next;
+        if query.before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(names, ["new-2", "new-0", "sound"]);
+    // Nobody reports here, so no report is lost.
+    assert_eq!(store.levels().unreadable, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_set_aside_and_the_outbox_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let hands = Hands::new();
+    let options = StoreOptions {
+        ttl: Duration::from_secs(100),
+        ..reporting()
+    };
+    let store = hands.open(&directory, options);
+    for name in ["a", "b", "c", "d", "e"] {
+        keep(&store, &loud(name, 10)).await;
+    }
+    damage(
+        &store,
+        "UPDATE results SET facts = '{' WHERE number = 1;
+         UPDATE executions SET session = CAST(x'ff' AS TEXT) WHERE id = 'b';
+         UPDATE executions SET id = CAST(x'fe2f' AS TEXT) WHERE id = 'd';",
+    )
+    .await;
+    // Long after its time: it is kept for as long as a new result all the same.
+    hands.pass(1000);
+    // Two of those that are left, though two bad ones come first.
+    assert_eq!(waiting(&store, None, 2).await, ["c", "e"]);
+    assert_eq!(waiting(&store, Some("c"), 9).await, ["e"]);
+    let levels = store.levels();
+    assert_eq!((levels.undelivered, levels.unreadable), (2, 3));
+    for _ in 0..2 {
+        assert_eq!(waiting(&store, None, 9).await, ["c", "e"]);
+        assert!(store.find(&id("a")).await.is_err());
+    }
+    assert_eq!(store.levels().unreadable, 3, "counted once");
+    for name in ["c", "e"] {
+        store.delivered(&id(name)).await.unwrap();
+    }
+    assert_eq!(store.levels().undelivered, 0);
+    store.writes().tend().await;
+    store.close().await;
+
+    // Somebody can look, and sees why.
+    let connection = Connection::open(database(&directory)).unwrap();
+    let looked: Vec<(i64, String)> = connection
+        .prepare("SELECT number, refusal FROM executions WHERE report = 3 ORDER BY number")
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let numbers: Vec<i64> = looked.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [1, 2, 4]);
+    assert!(looked[0].1.contains("EOF while parsing"), "{looked:?}");
+    drop(connection);
+
+    // It comes up again with them, and lets them go in their time.
+    let store = hands.open(&directory, options);
+    assert_eq!(store.levels().undelivered, 0);
+    assert_eq!(waiting(&store, None, 9).await, [""; 0]);
+    hands.pass(100);
+    store.writes().tend().await;
+    damage(
+        &store,
+        "INSERT INTO notes SELECT 'left', count(*) FROM executions",
+    )
+    .await;
+    store.close().await;
+    let connection = Connection::open(database(&directory)).unwrap();
+    let left: i64 = connection
+        .query_row("SELECT value FROM notes WHERE name = 'left'", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_pending_execution_that_cannot_be_read_is_not_in_the_way_of_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, reporting());
+    for name in ["bad", "good"] {
+        store.accept(&accepted(name), PRINT).await.unwrap();
+    }
+    damage(
+        &store,
+        "UPDATE executions SET session = '/' WHERE id = 'bad'",
+    )
+    .await;
+    store.close().await;
+    let store = open(&directory, reporting());
+    assert_eq!(store.unfinished().await.unwrap(), [accepted("good")]);
+    assert_eq!(store.levels().unreadable, 1);
+    assert_eq!(store.unfinished().await.unwrap(), [accepted("good")]);
+    assert_eq!(store.levels().unreadable, 1);
+    let unreadable = store.find(&id("bad")).await;
+    assert!(matches!(unreadable, Err(StoreError::Unreadable(_))));
+    assert_eq!(waiting(&store, None, 9).await, [""; 0]);
+}
+
+/// What a database holds, in words.
+fn stored_form(connection: &Connection) -> String {
+    let mut lines = Vec::new();
+    for question in [
+        "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name",
+        "SELECT id || ' ' || facts FROM executions JOIN results USING (number) ORDER BY number",
+    ] {
+        let mut statement = connection.prepare(question).unwrap();
+        let mut rows = statement.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let text: String = row.get(0).unwrap();
+            lines.push(text.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+    }
+    // So that a reader sees what is there.
+    let plain = |character: char| match character {
+        ' '..='~' => character.to_string(),
+        other => other.escape_unicode().to_string(),
+    };
+    lines
+        .iter()
+        .map(|line| {
+            line.chars()
+                .map(plain)
+                .chain(["\n".into()])
+                .collect::<String>()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_stored_form_belongs_to_its_version() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, StoreOptions::default());
+    for execution in results() {
+        keep(&store, &execution).await;
+    }
+    store.close().await;
+    let stored = stored_form(&Connection::open(database(&directory)).unwrap());
+    let expected = format!("version {}\n{stored}", open::VERSION);
+    assert_eq!(
+        include_str!("stored-form.txt"),
+        expected,
+        "a change asks for another `open::VERSION`, and for a step in `migrate`; then write this down:\n{expected}"
+    );
+}
+
+/// Makes of a database what a daemon of version 1 would have written.
+fn back_to_1(directory: &TempDir, facts: &[(&str, &str)]) {
+    let connection = Connection::open(database(directory)).unwrap();
+    for (name, facts) in facts {
+        let changed = connection
+            .execute(
+                "UPDATE results SET facts = ?2 WHERE number = (SELECT number FROM executions WHERE id = ?1)",
+                [name, facts],
+            )
+            .unwrap();
+        assert_eq!(changed, 1, "{name}");
+    }
+    connection.pragma_update(None, "user_version", 1).unwrap();
+}
+
+#[tokio::test]
+async fn what_version_1_has_kept_is_brought_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, reporting());
+    for name in ["cut", "micros", "late", "damaged"] {
+        keep(&store, &loud(name, 5)).await;
+    }
+    store.close().await;
+    let rest = r#""peak_memory_bytes":null,"io_read_bytes":null,"io_write_bytes":null,"start":"cold","limits_hit":[],
+                  "artifacts":[],"skipped":[]"#;
+    let cut = format!(
+        r#"{{"ending":{{"kind":"memory"}},"stdout_truncated":true,"stderr_truncated":false,"wall_nanos":7,"cpu_nanos":null,{rest}}}"#
+    );
+    let micros = format!(
+        r#"{{"ending":{{"kind":"timed_out","clock":"cpu","allowed_micros":3}},"stdout_truncated":false,"stderr_truncated":true,
+            "wall_micros":5,"cpu_micros":2,{rest}}}"#
+    );
+    // The last daemons of version 1 wrote what version 2 says.
+    let late = format!(
+        r#"{{"ending":{{"kind":"memory"}},"stdout_truncated":9,"stderr_truncated":0,"wall_nanos":8,"cpu_nanos":null,{rest}}}"#
+    );
+    back_to_1(
+        &directory,
+        &[
+            ("cut", &cut),
+            ("micros", &micros),
+            ("late", &late),
+            ("damaged", "no JSON"),
+        ],
+    );
+
+    let store = open(&directory, reporting());
+    let outcome = async |name: &str| {
+        let execution = found(&store, name).await.unwrap();
+        execution.outcome().unwrap().clone()
+    };
+    let (cut, late) = (outcome("cut").await, outcome("late").await);
+    assert_eq!(
+        (cut.stdout.truncated_bytes, cut.stderr.truncated_bytes),
+        (1, 0)
+    );
+    assert_eq!(cut.stdout.bytes, b"xxxxx");
+    assert_eq!(cut.usage.wall_time, Duration::from_nanos(7));
+    assert_eq!(late.stdout.truncated_bytes, 9);
+    let micros = outcome("micros").await;
+    assert_eq!(micros.stderr.truncated_bytes, 1);
+    assert_eq!(micros.usage.wall_time, Duration::from_micros(5));
+    assert_eq!(micros.usage.cpu_time, Some(Duration::from_micros(2)));
+    assert_eq!(
+        micros.ending,
+        Ending::TimedOut {
+            clock: Clock::Cpu,
+            allowed: Duration::from_micros(3)
+        }
+    );
+    assert_eq!(waiting(&store, None, 9).await, ["cut", "micros", "late"]);
+    assert_eq!(store.levels().unreadable, 1);
+    store.close().await;
+    let connection = Connection::open(database(&directory)).unwrap();
+    let version: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, open::VERSION);
 }
 
 #[tokio::test]
@@ -744,19 +1007,23 @@ async fn other_versions_and_other_programs_are_refused() {
         let connection = Connection::open(database(&directory)).unwrap();
         connection.pragma_update(None, pragma, value).unwrap();
     };
-    change("user_version", 2);
-    let newer = SqliteStore::open(directory.path(), StoreOptions::default());
+    let refusal = || SqliteStore::open(directory.path(), StoreOptions::default()).unwrap_err();
+    let next = open::VERSION + 1;
+    change("user_version", next);
+    let newer = refusal();
     assert!(
-        matches!(newer, Err(OpenError::Newer { found: 2, .. })),
+        matches!(newer, OpenError::Newer { found, .. } if found == next),
         "{newer:?}"
     );
-    change("user_version", 1);
+    assert!(newer.to_string().contains("use the newer program"));
+    // No program of ours has ever written that.
+    change("user_version", 0);
+    assert!(matches!(refusal(), OpenError::Foreign { .. }));
+    change("user_version", open::VERSION);
     change("application_id", 5);
-    let foreign = SqliteStore::open(directory.path(), StoreOptions::default());
-    assert!(
-        matches!(foreign, Err(OpenError::Foreign { .. })),
-        "{foreign:?}"
-    );
+    assert!(matches!(refusal(), OpenError::Foreign { .. }));
+    change("application_id", 0x5362_7845);
+    open(&directory, StoreOptions::default()).close().await;
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use crate::{
     error::Cause,
     known::Known,
     queue::{Answer, Order, Write},
-    rows::{self, Effect, Totals},
+    rows::{self, Effect, SetAside, Totals},
     store::StoreOptions,
 };
 
@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub refused: AtomicU64,
     /// Reports that were given up undelivered, since the store was opened.
     pub dropped: AtomicU64,
+    /// Reports of executions that cannot be read, since the store was opened.
+    pub unreadable: AtomicU64,
     /// Transactions that were committed for writes.
     pub commits: AtomicU64,
 }
@@ -154,7 +156,10 @@ impl Writer {
             self.learn(&write, committed.is_ok());
             let answered = committed.map_err(|cause| {
                 let error = cause.while_doing(write.step());
-                tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
+                tracing::error!(
+                    error = executor_application::chain(&error),
+                    "the store failed"
+                );
                 error
             });
             // Whoever has gone is not told.
@@ -202,6 +207,10 @@ impl Writer {
                     Write::Forget(id) => rows::forget(&transaction, id)?,
                     Write::Delivered(id) => rows::delivered(&transaction, id)?,
                     Write::Refused(id, reason) => rows::refused(&transaction, id, reason)?,
+                    Write::SetAside(unreadable) => {
+                        ended += 1;
+                        rows::set_aside(&transaction, unreadable, ended, kept_at, is_reported)?
+                    }
                     Write::Check => rows::begin_trial(&transaction, self.unwritten)?,
                 });
             }
@@ -236,6 +245,24 @@ impl Writer {
         for id in &effect.forgotten {
             self.shared.known.remove(id);
         }
+        for set_aside in &effect.set_aside {
+            self.tell(set_aside);
+        }
+    }
+
+    /// An execution is set aside once, so that this is said once.
+    fn tell(&self, set_aside: &SetAside) {
+        if set_aside.was_to_be_reported {
+            self.shared.unreadable.fetch_add(1, Ordering::Relaxed);
+        }
+        tracing::error!(
+            execution_id = ?set_aside.id,
+            number = set_aside.number,
+            why = set_aside.why,
+            never_reported = set_aside.was_to_be_reported,
+            "what is kept of an execution cannot be read: it is set aside for RESULT_TTL, and everything else goes on; \
+             docs/troubleshooting.md says how to look at it"
+        );
     }
 
     /// Remembers the store's time, so that what is kept goes on ageing at the next start.
@@ -262,6 +289,7 @@ impl Effect {
         self.waiting += other.waiting;
         self.arrived |= other.arrived;
         self.refused += other.refused;
+        self.set_aside.extend(other.set_aside);
         self.forgotten.extend(other.forgotten);
     }
 }

@@ -86,7 +86,7 @@ catalogue! {
     UNDELIVERED = "sandbox_undelivered_reports", Gauge, [],
         "Reports that the control plane has not got yet; only where there is an outbox";
     LOST = "sandbox_lost_reports", Counter, ["reason"],
-        "Results that the control plane never gets: it `refused` them, or they were `dropped` undelivered to keep the store below its cap; only where there is an outbox";
+        "Results that the control plane never gets: it `refused` them, they were `dropped` undelivered to keep the store below its cap, or what is kept of them is damaged and `unreadable`; only where there is an outbox";
     SESSIONS_REMOVED = "sandbox_sessions_removed", Counter, ["reason"],
         "Sessions that were removed with their files: nobody used them, the disk was too full, or somebody asked for it";
     SESSIONS_REMOVED_BYTES = "sandbox_sessions_removed_bytes", Counter, ["reason"],

@@ -71,7 +71,11 @@ pub(crate) fn registry(
     if let Some(outbox) = levels.outbox {
         sheet.add(&catalogue::UNDELIVERED, ConstGauge::new(outbox.undelivered));
         let lost = Family::<ReasonLabels, Counter>::default();
-        for (reason, count) in [("refused", outbox.refused), ("dropped", outbox.dropped)] {
+        for (reason, count) in [
+            ("refused", outbox.refused),
+            ("dropped", outbox.dropped),
+            ("unreadable", outbox.unreadable),
+        ] {
             lost.get_or_create(&ReasonLabels { reason }).inc_by(count);
         }
         sheet.add(&catalogue::LOST, lost);

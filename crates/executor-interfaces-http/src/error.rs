@@ -69,6 +69,8 @@ pub(crate) enum ApiError {
     SandboxUnavailable(Cause),
     /// There is no room for results.
     StoreFull(Cause),
+    /// What is kept of the execution is damaged.
+    RecordUnreadable(Cause),
     /// It is about a session and its files.
     Files(FilesProblem),
     /// We failed.
@@ -199,6 +201,12 @@ impl ApiError {
                 "Send the request again after the time in the Retry-After header, or to another instance",
             ),
             Self::Files(problem) => problem.row(),
+            Self::RecordUnreadable(_) => Row::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "Executor.InternalError",
+                "What is kept of the execution cannot be read",
+                "Run the code again under a new execution_id; report the request_id to the operator if the result matters",
+            ),
             Self::Internal(_) => Row::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Executor.InternalError",
@@ -248,6 +256,9 @@ impl ApiError {
             Self::SandboxUnavailable(_) => "a sandbox cannot be started".into(),
             Self::StoreFull(_) => "there is no room for results".into(),
             Self::Files(problem) => problem.detail(),
+            Self::RecordUnreadable(_) => {
+                "the record of this execution is damaged; others are not affected".into()
+            }
             Self::Internal(_) => "the cause is in the executor's log under the request_id".into(),
         }
     }
@@ -266,9 +277,10 @@ impl ApiError {
     /// What the log is told and the client is not.
     pub(crate) fn cause(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::SandboxUnavailable(cause) | Self::StoreFull(cause) | Self::Internal(cause) => {
-                Some(cause.as_ref())
-            }
+            Self::SandboxUnavailable(cause)
+            | Self::StoreFull(cause)
+            | Self::RecordUnreadable(cause)
+            | Self::Internal(cause) => Some(cause.as_ref()),
             Self::Files(problem) => problem.cause(),
             _ => None,
         }
@@ -354,6 +366,7 @@ impl From<ExecuteError> for ApiError {
                     Self::SandboxUnavailable(failure)
                 }
                 RunFailure::Store(StoreError::Full(_)) => Self::StoreFull(failure),
+                RunFailure::Store(StoreError::Unreadable(_)) => Self::RecordUnreadable(failure),
                 _ => Self::Internal(failure),
             },
         }

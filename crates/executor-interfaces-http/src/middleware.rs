@@ -72,7 +72,7 @@ fn known(method: &Method) -> &'static str {
 fn complete(mut response: Response, id: RequestId) -> Response {
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         if let Some(cause) = error.cause() {
-            tracing::error!(error = cause, "request failed");
+            tracing::error!(error = executor_application::chain(cause), "request failed");
         }
         let allow = response.headers_mut().remove(header::ALLOW);
         response = error.render(&id);

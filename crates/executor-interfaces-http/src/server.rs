@@ -110,7 +110,7 @@ async fn accept(
             // One connection broke off before we got to it: the next one may be well.
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot accept");
+                tracing::error!(error = executor_application::chain(&error), "cannot accept");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -158,13 +158,13 @@ async fn converse(
             // hyper has answered by itself, without a body and without a name that the log could show: what was not
             // understood is no request yet. The error says what was wrong in hyper's words, never in the client's.
             tracing::info!(
-                error = &error as &dyn std::error::Error,
+                error = executor_application::chain(&error),
                 "a request's head was refused"
             );
             return;
         }
         tracing::debug!(
-            error = &error as &dyn std::error::Error,
+            error = executor_application::chain(&error),
             "connection broke off"
         );
     }

@@ -18,6 +18,9 @@ use super::support::{
     daemon::{Daemon, request_with},
 };
 
+/// How long `/health` may take, which is as long as a probe waits by default.
+const MAX_HEALTH_MICROS: u64 = 1_000_000;
+
 /// By how much the daemon's memory may grow over the whole corpus.
 const MAX_GROWTH_KIB: u64 = 50 << 10;
 
@@ -140,6 +143,11 @@ impl Watch {
         }
     }
 
+    /// Before a guest: somebody asks for the daemon's health every few seconds, as a probe does.
+    pub(crate) async fn ask(daemon: &Daemon) {
+        daemon.health().await;
+    }
+
     /// What is not as it was; nothing, where all is.
     pub(crate) async fn complaints(&self, daemon: &Daemon, language: &str) -> Vec<String> {
         let mut complaints = Vec::new();
@@ -150,6 +158,9 @@ impl Watch {
             .fetch_max(took, Ordering::Relaxed);
         if health.status != 200 {
             complaints.push(format!("/health says {health:?}"));
+        }
+        if took > MAX_HEALTH_MICROS {
+            complaints.push(format!("/health took {} ms", took / 1000));
         }
         if let Err(why) = works(daemon, language).await {
             complaints.push(why);

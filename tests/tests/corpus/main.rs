@@ -71,6 +71,7 @@ async fn every_program_is_contained_and_leaves_nothing_behind() {
     let mut failures = String::new();
     let mut results = Vec::new();
     for attempt in guests::attempts() {
+        Watch::ask(&daemon).await;
         let answer = attempt.run(&daemon, &place).await;
         let verdict = judge(attempt, &answer, &place);
         let afterwards = watch.complaints(&daemon, attempt.guest.language).await;

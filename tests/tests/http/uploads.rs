@@ -4,10 +4,19 @@
 use std::{
     collections::BTreeMap,
     fs,
-    sync::{Arc, Mutex},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -15,7 +24,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::support::daemon::{Answer, Daemon, alive_becomes, marker, request, request_with};
+use super::support::{
+    daemon::{Answer, Daemon, alive_becomes, marker, request, request_with},
+    tls,
+};
 
 /// What objects hold, by their key.
 type Objects = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
@@ -48,23 +60,31 @@ impl Store {
         }
     }
 
-    fn daemon(&self, timeout: &str, more: &[(&str, &str)]) -> Daemon {
-        let mut settings = vec![
-            ("S3_ENDPOINT", self.url.as_str()),
-            ("S3_BUCKET", "bucket"),
-            ("S3_PREFIX", "team"),
-            ("S3_ACCESS_KEY", "an-access-key"),
-            ("S3_SECRET_KEY", "hunter2"),
-            ("S3_UPLOAD_TIMEOUT", timeout),
-        ];
-        settings.extend(more);
-        Daemon::with(&settings)
+    fn daemon(&self, timeout: &str) -> Daemon {
+        uploading(&self.url, timeout, &[])
     }
 
     fn object(&self, key: &str) -> Option<Vec<u8>> {
         self.objects.lock().unwrap().get(key).cloned()
     }
 }
+
+/// A daemon that uploads to there.
+fn uploading(url: &str, timeout: &str, more: &[(&str, &str)]) -> Daemon {
+    let mut settings = vec![
+        ("S3_ENDPOINT", url),
+        ("S3_BUCKET", "bucket"),
+        ("S3_PREFIX", "team"),
+        ("S3_ACCESS_KEY", ACCESS_KEY),
+        ("S3_SECRET_KEY", SECRET_KEY),
+        ("S3_UPLOAD_TIMEOUT", timeout),
+    ];
+    settings.extend(more);
+    Daemon::with(&settings)
+}
+
+const ACCESS_KEY: &str = "an-access-key";
+const SECRET_KEY: &str = "hunter2";
 
 async fn take(mut stream: TcpStream, objects: Objects) {
     loop {
@@ -102,7 +122,7 @@ async fn take(mut stream: TcpStream, objects: Objects) {
 #[tokio::test]
 async fn artifacts_are_uploaded_and_everybody_is_told_where_they_are() {
     let store = Store::start().await;
-    let daemon = store.daemon("30s", &[]);
+    let daemon = store.daemon("30s");
     let code =
         "mkdir plots; printf picture > plots/a.png; printf hidden > .x; ln -s /etc/passwd link";
     let run = request_with("shell", code, json!({"execution_id": "run-1"}));
@@ -125,7 +145,7 @@ async fn artifacts_are_uploaded_and_everybody_is_told_where_they_are() {
 #[tokio::test]
 async fn a_store_that_hangs_keeps_no_run_longer_than_configured() {
     let store = Store::start().await;
-    let daemon = store.daemon("2s", &[]);
+    let daemon = store.daemon("2s");
     let begun = Instant::now();
     let run = request("shell", "echo x > a; echo y > slow");
     let answer = daemon.execute(&run).await.completed();
@@ -163,7 +183,7 @@ async fn a_store_that_hangs_keeps_no_run_longer_than_configured() {
 #[tokio::test]
 async fn nobody_waits_for_the_store_of_a_run_that_is_cancelled() {
     let store = Store::start().await;
-    let daemon = store.daemon("1h", &[]);
+    let daemon = store.daemon("1h");
     let marker = marker();
     let code = format!("echo x > slow; sleep {marker}");
     let run = request("shell", &code);
@@ -177,4 +197,114 @@ async fn nobody_waits_for_the_store_of_a_run_that_is_cancelled() {
         cancelled["artifacts_not_uploaded"],
         json!(["slow: the run was cancelled"])
     );
+}
+
+/// A real S3 server on a directory, which checks signatures, as `localhost` and over TLS with the certificate of the fixtures.
+struct SecureStore {
+    directory: tempfile::TempDir,
+    port: u16,
+    /// Handshakes that failed.
+    hung_up_on: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+impl SecureStore {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("bucket")).unwrap();
+        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(directory.path()).unwrap());
+        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = service.build();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = tls::acceptor();
+        let hung_up_on = Arc::new(AtomicUsize::new(0));
+        let failed = Arc::clone(&hung_up_on);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (service, acceptor, failed) =
+                    (service.clone(), acceptor.clone(), Arc::clone(&failed));
+                connections.spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        failed.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    };
+                    // Clients may leave as they like.
+                    let _ = auto::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Self {
+            directory,
+            port,
+            hung_up_on,
+            _tasks: tasks,
+        }
+    }
+
+    fn bucket(&self) -> PathBuf {
+        self.directory.path().join("bucket")
+    }
+
+    fn is_empty(&self) -> bool {
+        fs::read_dir(self.bucket()).unwrap().next().is_none()
+    }
+}
+
+#[tokio::test]
+async fn over_tls_artifacts_go_only_to_a_store_that_the_host_trusts() {
+    let store = SecureStore::start().await;
+    let url = format!("https://localhost:{}", store.port);
+    let authority = tls::fixture("authority.pem");
+    let trusting = [("SSL_CERT_FILE", authority.to_str().unwrap())];
+    let code = "printf small > a.txt; head -c 12000000 /dev/zero > large";
+
+    // Nobody vouches for it, or for this name of it.
+    let by_address = format!("https://127.0.0.1:{}", store.port);
+    for (url, more, why) in [
+        (&url, &[][..], "UnknownIssuer"),
+        (&by_address, &trusting[..], "not valid for name"),
+    ] {
+        let daemon = uploading(url, "30s", more);
+        let answer = daemon.execute(&request("shell", code)).await.completed();
+        let missed = answer["artifacts_not_uploaded"].as_array().unwrap();
+        assert_eq!(missed.len(), 2, "{answer:#}");
+        assert!(answer["artifacts"][0].get("url").is_none(), "{answer:#}");
+        assert!(daemon.log().contains(why), "{}", daemon.log());
+        assert!(store.hung_up_on.swap(0, Ordering::SeqCst) > 0);
+        assert!(store.is_empty());
+    }
+
+    let daemon = uploading(&url, "60s", &trusting);
+    let run = request_with("shell", code, json!({"execution_id": "run-1"}));
+    let answer = daemon.execute(&run).await.completed();
+    assert!(
+        answer.get("artifacts_not_uploaded").is_none(),
+        "{answer:#}\n{}",
+        daemon.log()
+    );
+    let of_run = store.bucket().join("team/session-1/run-1");
+    for (artifact, name) in answer["artifacts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(["a.txt", "large"])
+    {
+        assert_eq!(
+            artifact["url"],
+            format!("{url}/bucket/team/session-1/run-1/{name}")
+        );
+        assert_eq!(
+            fs::read(of_run.join(name)).unwrap(),
+            fs::read(daemon.file(name)).unwrap(),
+            "{name}"
+        );
+    }
+    assert_eq!(answer["artifacts"].as_array().unwrap().len(), 2);
+    assert_eq!(store.hung_up_on.load(Ordering::SeqCst), 0);
 }

@@ -123,10 +123,7 @@ impl Run {
             Err(failure) => telemetry.execution_failed(language, failure),
         }
         if let Err(failure) = &ran {
-            tracing::error!(
-                error = failure as &dyn std::error::Error,
-                "execution failed"
-            );
+            tracing::error!(error = crate::chain(failure), "execution failed");
         }
         let ran_well = ran.is_ok();
         let kept = self.keep(ran).await;
@@ -283,10 +280,7 @@ impl Run {
                 tracing::info!(status = self.execution.status().as_str(), "execution ended");
             }
             Err(error) => {
-                tracing::error!(
-                    error = error as &dyn std::error::Error,
-                    "a result could not be kept"
-                );
+                tracing::error!(error = crate::chain(error), "a result could not be kept");
                 if remains == Remains::Result {
                     // Its caller is about to hear of it, and may try again.
                     self.forget().await;
@@ -300,7 +294,7 @@ impl Run {
     async fn forget(&self) {
         if let Err(error) = self.shared.store.forget(self.execution.id()).await {
             tracing::error!(
-                error = &error as &dyn std::error::Error,
+                error = crate::chain(&error),
                 "an execution could not be forgotten"
             );
         }

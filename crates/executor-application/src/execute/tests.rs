@@ -724,6 +724,7 @@ async fn levels_show_how_it_stands_with_reports() {
         undelivered: 7,
         refused: 2,
         dropped: 1,
+        unreadable: 0,
     };
     outbox.expect_levels().return_const(levels);
     let instruments = Instruments {

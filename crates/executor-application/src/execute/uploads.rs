@@ -258,7 +258,7 @@ fn why(owner: &ArtifactOwner, artifact: &Artifact, error: &ArtifactStoreError) -
     tracing::warn!(
         execution_id = %owner.execution,
         path = artifact.path,
-        error = error as &dyn std::error::Error,
+        error = crate::chain(error),
         "an artifact could not be uploaded"
     );
     match error {

@@ -137,6 +137,7 @@ impl Outbox for MemoryOutbox {
             undelivered: waiting.reports.len() as u64,
             refused: waiting.refused,
             dropped: waiting.dropped,
+            unreadable: 0,
         }
     }
 }

@@ -17,6 +17,9 @@ pub enum StoreError {
     /// What is kept cannot be trusted.
     #[error("the store is damaged")]
     Damaged(#[source] PortError),
+    /// What is kept of this one execution cannot be trusted; all others are as they were.
+    #[error("what is kept of the execution cannot be read")]
+    Unreadable(#[source] PortError),
     /// We failed in this step.
     #[error("failed to {step}")]
     Failed {
@@ -109,6 +112,8 @@ pub struct OutboxLevels {
     pub refused: u64,
     /// Reports that were given up undelivered for want of room, since the outbox was opened.
     pub dropped: u64,
+    /// Reports that cannot be made since what is kept of their executions is damaged, since the outbox was opened.
+    pub unreadable: u64,
 }
 
 /// Keeps the reports of ended executions until they are delivered. A report comes into it together with the result, in
@@ -116,7 +121,8 @@ pub struct OutboxLevels {
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// Ended executions whose reports are not delivered, oldest first, after `after` in that order, at most `limit`.
+    /// Ended executions whose reports are not delivered, oldest first, after `after` in that order, at most `limit`; none
+    /// only where there are none. One that cannot be read MUST be passed over.
     async fn undelivered(
         &self,
         after: Option<ExecutionId>,

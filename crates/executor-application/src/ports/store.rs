@@ -133,13 +133,13 @@ pub trait ExecutionStore: Send + Sync {
     /// Forgets an execution: from the return on its id is unknown. Idempotent.
     async fn forget(&self, id: &ExecutionId) -> Result<(), StoreError>;
 
-    /// The execution of this id.
+    /// The execution of this id. One that cannot be read is [`StoreError::Unreadable`].
     async fn find(&self, id: &ExecutionId) -> Result<Option<Kept>, StoreError>;
 
-    /// Executions, newest first. [`Status::Pending`] finds those that have not ended.
+    /// Executions, newest first, without those that cannot be read. [`Status::Pending`] finds those that have not ended.
     async fn list(&self, query: Query) -> Result<Page, StoreError>;
 
-    /// Executions that were accepted and have not ended, oldest first.
+    /// Executions that were accepted and have not ended, oldest first, without those that cannot be read.
     async fn unfinished(&self) -> Result<Vec<Execution>, StoreError>;
 
     /// Whether results can be kept now. MUST try it for real.

@@ -295,7 +295,7 @@ impl Deliverer {
 
     fn store_failed(&mut self, error: &StoreError) {
         tracing::error!(
-            error = error as &dyn std::error::Error,
+            error = crate::chain(error),
             "the outbox cannot be read; what it keeps waits"
         );
         self.walk.since = None;
@@ -331,7 +331,7 @@ impl Deliverer {
             Err(error) => {
                 tracing::error!(
                     execution_id = %id,
-                    error = &error as &dyn std::error::Error,
+                    error = crate::chain(&error),
                     "failed to note that a result was delivered"
                 );
                 self.rest(id, None);

@@ -51,7 +51,7 @@ impl Remains {
     pub(super) async fn bury(mut self) {
         if let Err(error) = self.processes.bury(true).await {
             tracing::error!(
-                error = &error as &dyn std::error::Error,
+                error = executor_application::chain(&error),
                 "a sandbox does not come down"
             );
         }
@@ -63,7 +63,7 @@ impl Remains {
             let removed = tokio::task::spawn_blocking(move || cgroup.remove()).await;
             if let Ok(Err(error)) = removed {
                 tracing::warn!(
-                    error = &error as &dyn std::error::Error,
+                    error = executor_application::chain(&error),
                     "a run's cgroup stays behind"
                 );
             }

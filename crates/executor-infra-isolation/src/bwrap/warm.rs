@@ -2,7 +2,7 @@
 
 use std::{num::NonZero, sync::Arc, time::Duration};
 
-use executor_application::{CancellationToken, Job, WarmPool};
+use executor_application::{CancellationToken, Job, WarmPool, chain};
 use executor_domain::{Language, ResourceLimit, Start};
 
 use super::{
@@ -20,7 +20,7 @@ use crate::{
         environment::needed_at_start,
         library,
         mounts::Mounts,
-        pool::{Pool, Sizes, chain},
+        pool::{Pool, Sizes},
         slot::Slot,
         zygote::{Recipe, Zygote},
     },

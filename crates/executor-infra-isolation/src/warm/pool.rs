@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use executor_application::WarmPool;
+use executor_application::{WarmPool, chain};
 use executor_domain::{Language, ResourceLimit, Start};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -222,11 +222,7 @@ impl Shared {
 
     fn report(&self, error: &ZygoteError) {
         let language = self.recipe.language.as_str();
-        tracing::warn!(
-            language,
-            error = error as &dyn std::error::Error,
-            "runs start cold for now"
-        );
+        tracing::warn!(language, error = chain(error), "runs start cold for now");
     }
 
     /// Makes sure of a zygote that is neither gone nor old. Whether there is one.
@@ -326,17 +322,6 @@ async fn keep(pool: Weak<Shared>, changed: Arc<Notify>, at_once: usize, cancel: 
             () = changed.notified(), if pause.is_none() => {}
         }
     }
-}
-
-/// An error with its causes, for people.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// How many slots to keep ready: half more whenever somebody found none, one less after a while of calm.

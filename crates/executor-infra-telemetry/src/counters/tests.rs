@@ -89,6 +89,7 @@ fn levels() -> Levels {
             undelivered: 6,
             refused: 2,
             dropped: 1,
+            unreadable: 3,
         }),
         uploads: Some(UploadTotals {
             stored: 7,
@@ -145,6 +146,7 @@ fn counts_what_it_is_told() {
             "sandbox_undelivered_reports 6",
             r#"sandbox_lost_reports_total{reason="refused"} 2"#,
             r#"sandbox_lost_reports_total{reason="dropped"} 1"#,
+            r#"sandbox_lost_reports_total{reason="unreadable"} 3"#,
             "sandbox_artifacts_uploaded_total 7",
             "sandbox_artifacts_uploaded_bytes_total 8",
             "sandbox_artifacts_not_uploaded_total 9",

@@ -1,12 +1,14 @@
 //! What a run left behind: one walk over the workspace, and a checksum of each file that changed.
 
 mod content;
+mod glance;
+mod shared_out;
 mod skipped;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    os::fd::{AsFd, BorrowedFd},
-    path::Path,
+    os::fd::BorrowedFd,
+    sync::atomic::AtomicUsize,
     time::{Duration, Instant},
 };
 
@@ -18,7 +20,9 @@ use rustix::{
 
 use self::{
     content::Contents,
-    skipped::{Reason, Skipped, cannot, kind_in_words},
+    glance::{Glance, Rest, Seen, What},
+    shared_out::in_two,
+    skipped::{Reason, Skipped},
 };
 use crate::{
     beneath,
@@ -66,8 +70,10 @@ impl Default for ScanLimits {
 /// 800 MB in all; ordinary trees need some kilobytes.
 const MAX_PENDING_BYTES: usize = 1 << 20;
 
-/// How many entries are looked at between two looks at the clock.
-const ENTRIES_PER_CLOCK_CHECK: usize = 256;
+/// Directories that are looked at together. What is found in them at first is in memory at once.
+const BATCH: usize = 64;
+/// From so many directories on, another thread takes half of them.
+const WORTH_SHARING: usize = 16;
 
 /// Whether a glance shows that nothing changed: a handful of entries, no directory among them. It costs a few
 /// microseconds, less than to hand a scan to another thread, and is what most runs leave behind.
@@ -162,7 +168,8 @@ struct Scan<'a> {
     /// Directories to walk, the next one last; the empty path is the workspace.
     pending: Vec<String>,
     pending_bytes: usize,
-    entries: usize,
+    /// How many were looked at.
+    entries: AtomicUsize,
     /// Regular files that changed: the first ones by path.
     changed: BTreeMap<String, Metadata>,
     /// How many did not fit in there.
@@ -187,7 +194,7 @@ impl<'a> Scan<'a> {
             deadline: Deadline::within(limits.time),
             pending: vec![String::new()],
             pending_bytes: 0,
-            entries: 0,
+            entries: AtomicUsize::new(0),
             changed: BTreeMap::new(),
             too_many: 0,
             hard_links: HashMap::new(),
@@ -197,95 +204,73 @@ impl<'a> Scan<'a> {
 
     /// Looks at every entry. `Err`: a bound was reached, and this one.
     fn walk(&mut self) -> Result<(), Reason> {
-        while let Some(directory) = self.pending.pop() {
-            self.pending_bytes -= directory.len();
-            self.walk_directory(&directory)?;
-        }
-        Ok(())
-    }
-
-    fn walk_directory(&mut self, path: &str) -> Result<(), Reason> {
-        let opened = beneath::open_directory(self.workspace, Path::new(path))
-            .and_then(|directory| Ok((beneath::entries(directory.as_fd())?, directory)));
-        let (entries, directory) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.skipped
-                    .path(path.as_bytes(), &cannot("be opened", error));
-                return Ok(());
-            }
-        };
-        for entry in entries {
-            self.entries += 1;
-            if self.entries > self.limits.entries {
-                return Err(format!("more than {} entries", self.limits.entries));
-            }
-            if self.entries.is_multiple_of(ENTRIES_PER_CLOCK_CHECK) {
-                self.deadline.check()?;
-            }
-            match entry {
-                Ok(entry) if names::is_excluded(entry.file_name().to_bytes()) => {}
-                Ok(entry) => self.look_at(directory.as_fd(), path, &entry),
-                Err(error) => {
-                    self.skipped
-                        .path(path.as_bytes(), &cannot("be listed", error));
-                    break;
+        while !self.pending.is_empty() {
+            let next = self.pending.len().saturating_sub(BATCH);
+            let directories = self.pending.split_off(next);
+            let look = |directory: &String| self.glance().directory(directory);
+            let seen = in_two(&directories, WORTH_SHARING, &look);
+            for (directory, mut seen) in directories.iter().zip(seen) {
+                self.pending_bytes -= directory.len();
+                while let Some(rest) = self.take(directory, seen)? {
+                    seen = self.glance().more(rest);
                 }
             }
         }
         Ok(())
     }
 
-    /// Sorts one entry: to be walked, to be read, of no interest, or left out with a word about it.
-    fn look_at(&mut self, directory: BorrowedFd<'_>, parent: &str, entry: &beneath::Entry) {
-        let name = entry.file_name().to_bytes();
-        let shown = || [parent.as_bytes(), name].join(&b"/"[..usize::from(!parent.is_empty())]);
-        let metadata = match entry.file_type() {
-            FileType::Directory => None,
-            _ => match statat(directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => Some(Metadata::from(stat)),
-                // Gone, which is nothing to report.
-                Err(Errno::NOENT) => return,
-                Err(error) => {
-                    self.skipped.path(&shown(), &cannot("be looked at", error));
-                    return;
+    fn glance(&self) -> Glance<'_> {
+        Glance {
+            workspace: self.workspace,
+            since: self.since,
+            recent: self.recent,
+            deadline: self.deadline,
+            entries: &self.entries,
+            max_entries: self.limits.entries,
+        }
+    }
+
+    /// Takes in what was seen in a directory, and returns the rest of it.
+    fn take(&mut self, parent: &str, seen: Seen) -> Result<Option<Rest>, Reason> {
+        if let Some(why) = seen.unreadable {
+            self.skipped.path(parent.as_bytes(), &why);
+        }
+        for (name, what) in seen.entries {
+            if let What::Changed(metadata) = &what {
+                self.recent.note(metadata);
+                if metadata.links > 1 {
+                    *self.hard_links.entry(metadata.identity).or_default() += 1;
                 }
-            },
-        };
-        // A file system that does not tell the type in its directories (readdir(3), DT_UNKNOWN) tells it now.
-        let regular = match metadata {
-            None => None,
-            Some(metadata) if metadata.kind == FileType::Directory => None,
-            Some(metadata) if !self.recent.is_changed(&metadata, self.since) => return,
-            Some(metadata) if metadata.kind != FileType::RegularFile => {
-                self.skipped.path(&shown(), kind_in_words(metadata.kind));
-                return;
             }
-            Some(metadata) => Some(metadata),
-        };
-        if let Some(metadata) = regular {
-            self.recent.note(&metadata);
-        }
-        if let Some(metadata) = regular
-            && metadata.links > 1
-        {
-            *self.hard_links.entry(metadata.identity).or_default() += 1;
-        }
-        let name = match names::as_text(name) {
-            Ok(name) => name,
-            Err(why) => {
-                self.skipped.path(&shown(), why);
-                return;
+            let shown =
+                || [parent.as_bytes(), &name].join(&b"/"[..usize::from(!parent.is_empty())]);
+            let what = match what {
+                What::LeftOut(why) => {
+                    self.skipped.path(&shown(), &why);
+                    continue;
+                }
+                wanted => wanted,
+            };
+            let name = match names::as_text(&name) {
+                Ok(name) => name,
+                Err(why) => {
+                    self.skipped.path(&shown(), why);
+                    continue;
+                }
+            };
+            let path = if parent.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{parent}/{name}")
+            };
+            match what {
+                What::Changed(metadata) => self.remember(path, metadata),
+                _ => self.plan_to_walk(path),
             }
-        };
-        let path = if parent.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{parent}/{name}")
-        };
-        match regular {
-            Some(metadata) => self.remember(path, metadata),
-            None => self.plan_to_walk(path),
+        }
+        match seen.bound {
+            Some(why) => Err(why),
+            None => Ok(seen.rest),
         }
     }
 
@@ -339,7 +324,7 @@ impl<'a> Scan<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::{fs::File, os::fd::AsFd};
 
     use super::*;
 

@@ -146,7 +146,7 @@ fn body(content: Box<dyn Content>, length: Option<u64>) -> Body {
         }
         let next = content.next().await.inspect_err(|error| {
             tracing::warn!(
-                error = error as &dyn std::error::Error,
+                error = executor_application::chain(error),
                 "a file broke off while it was sent"
             );
         })?;

@@ -102,14 +102,14 @@ impl CheckHealth {
         }
         let looker = Arc::clone(&self.looker);
         let mut look = tokio::spawn(async move { looker.recent().await });
-        let looked = match timeout(PATIENCE, &mut look).await {
-            Ok(looked) => looked,
+        let health = match timeout(PATIENCE, &mut look).await {
+            Ok(health) => health,
             Err(_) => match self.looker.known(LOOK_STANDS_FOR) {
                 Some(health) => Ok(health),
                 None => look.await,
             },
         };
-        looked.unwrap_or_else(|lost| Health::Unhealthy(Unhealthy::Sandbox(chain(&lost))))
+        health.unwrap_or_else(|lost| Health::Unhealthy(Unhealthy::Sandbox(chain(&lost))))
     }
 }
 

@@ -101,6 +101,18 @@ impl Row {
     }
 }
 
+impl Row {
+    /// For an execution that is kept and damaged: asking again does not help.
+    fn unreadable() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Executor.InternalError",
+            "What is kept of the execution cannot be read",
+            "Run the code again under a new execution_id; report the request_id to the operator if the result matters",
+        )
+    }
+}
+
 impl ApiError {
     /// We failed because of this.
     pub(crate) fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -201,12 +213,7 @@ impl ApiError {
                 "Send the request again after the time in the Retry-After header, or to another instance",
             ),
             Self::Files(problem) => problem.row(),
-            Self::RecordUnreadable(_) => Row::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "Executor.InternalError",
-                "What is kept of the execution cannot be read",
-                "Run the code again under a new execution_id; report the request_id to the operator if the result matters",
-            ),
+            Self::RecordUnreadable(_) => Row::unreadable(),
             Self::Internal(_) => Row::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Executor.InternalError",

@@ -14,6 +14,7 @@ use super::{
     daemon::Daemon,
     load::{self, Burst, Overload},
     memory::{self, Slots},
+    neighbours::{self, Neighbour},
     plan::{Plan, STARTS, Subject, settings_of},
     reference::Reference,
     report::{Figures, Machine, Measured, Memory, Report, Row, Unavailable},
@@ -97,6 +98,7 @@ impl Bench {
         cold.stop().await?;
         forked.stop().await?;
 
+        let neighbours = self.neighbours(&warm).await?;
         let burst = self.burst(&warm).await?;
         warm.stop().await?;
         let overload = self.overload().await?;
@@ -110,6 +112,7 @@ impl Bench {
             },
             burst,
             overload,
+            neighbours,
         })
     }
 
@@ -208,6 +211,16 @@ impl Bench {
             promise: subject.promise,
             slots: slots.and_then(|slots| median_of(slots, subject)),
         })
+    }
+
+    async fn neighbours(&self, warm: &Daemon) -> Result<Vec<Neighbour>, Failure> {
+        let Some(&subject) = self.plan.subjects.first() else {
+            return Ok(Vec::new());
+        };
+        self.say("a neighbour at its limits");
+        let (address, plan) = (warm.address(), self.plan.clone());
+        settled(address).await?;
+        apart(async move || neighbours::neighbours(address, &subject, &plan).await).await
     }
 
     async fn burst(&self, warm: &Daemon) -> Result<Option<Burst>, Failure> {

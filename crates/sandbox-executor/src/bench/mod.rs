@@ -9,6 +9,7 @@ mod daemon;
 mod load;
 mod measure;
 mod memory;
+mod neighbours;
 mod plan;
 mod reference;
 mod report;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     load::{Burst, Load, Overload, Starts},
+    neighbours::Neighbour,
     plan::Promise,
     reference::Saturated,
     stats::{Latency, millis, ratio},
@@ -20,6 +21,8 @@ pub(super) struct Report {
     pub memory: Memory,
     pub burst: Option<Burst>,
     pub overload: Option<Overload>,
+    /// What guests at their limits cost somebody else.
+    pub neighbours: Vec<Neighbour>,
 }
 
 /// Where it was measured.
@@ -105,6 +108,7 @@ const MAX_DAEMON_KIB: u64 = 40 << 10;
 const MAX_BURST_WAIT: Duration = Duration::from_secs(2);
 const MAX_REFUSAL: Duration = Duration::from_millis(10);
 const MAX_OVERLOAD_RATIO: f64 = 5.0;
+const MAX_NEIGHBOUR_RATIO: f64 = 3.0;
 
 impl Measured {
     pub(super) fn figures(&self, start: Start) -> Option<&Figures> {
@@ -190,6 +194,13 @@ impl Report {
             overload.and_then(|it| Some(millis(it.refused?.p99))),
             Bound::AtMost(millis(MAX_REFUSAL)),
         );
+        for it in &self.neighbours {
+            add(
+                &format!("beside a guest at its limit of {}: p50, of alone", it.limit),
+                it.at_limit.then(|| ratio(it.beside.p50, it.alone.p50)),
+                Bound::AtMost(MAX_NEIGHBOUR_RATIO),
+            );
+        }
         verdicts
     }
 
@@ -223,6 +234,13 @@ impl Report {
                 "all_refusals_have_retry_after": it.told_when,
                 "unsent": it.unsent,
             })),
+            "neighbours": self.neighbours.iter().map(|it| json!({
+                "limit": it.limit,
+                "alone_ms": latency_json(&it.alone),
+                "beside_ms": latency_json(&it.beside),
+                "ratio_p50": ratio(it.beside.p50, it.alone.p50),
+                "at_limit": it.at_limit,
+            })).collect::<Vec<_>>(),
             "promises": self.verdicts().iter().map(verdict_json).collect::<Vec<_>>(),
         })
     }
@@ -364,6 +382,12 @@ pub(super) mod tests {
                 starts: Starts::default(),
             }),
             overload: None,
+            neighbours: vec![Neighbour {
+                limit: "memory",
+                alone: latency(800, 2_000),
+                beside: latency(2_401, 9_000),
+                at_limit: true,
+            }],
         }
     }
 
@@ -382,7 +406,8 @@ pub(super) mod tests {
                 Some(true),
                 Some(false),
                 None,
-                None
+                None,
+                Some(false)
             ]
         );
     }

@@ -122,6 +122,7 @@ fn tables(report: &Report) -> Vec<Table> {
         });
     }
     tables.extend(overload(report));
+    tables.extend(neighbours(report));
     tables
 }
 
@@ -259,6 +260,31 @@ fn overload(report: &Report) -> Option<Table> {
             row("accepted".into(), it.accepted.as_ref()),
             row(refused.into(), it.refused.as_ref()),
         ],
+    })
+}
+
+fn neighbours(report: &Report) -> Option<Table> {
+    let alone = report.neighbours.first()?.alone;
+    let row = |name: String, latency: &Latency| {
+        let mut row = vec![name, latency.samples.to_string()];
+        row.extend([latency.p50, latency.p95, latency.p99].map(|time| ms(millis(time))));
+        row.push(format!("{:.2}", ratio(latency.p50, alone.p50)));
+        row
+    };
+    let mut rows = vec![row("alone".into(), &alone)];
+    rows.extend(report.neighbours.iter().map(|it| {
+        let seen = if it.at_limit {
+            ""
+        } else {
+            ", not counted here"
+        };
+        row(format!("{}{seen}", it.limit), &it.beside)
+    }));
+    Some(Table {
+        title: "beside a guest of somebody else that is at its limit, one client, in turns, ms"
+            .into(),
+        head: head(&["", "requests", "p50", "p95", "p99", "p50 ratio"]),
+        rows,
     })
 }
 

@@ -11,7 +11,8 @@ use std::{
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
-/// What each crate may depend on, when built for use: `name`, or `name (linux)` for Linux alone, or `name (optional)`.
+/// What each crate may depend on, when built for use: `name`, or `name (linux)` for Linux alone, `name (not macos)`, or
+/// `name (optional)`.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("executor-domain", &["serde_json", "thiserror"]),
     (
@@ -63,7 +64,9 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "hyper",
             "hyper-rustls (optional)",
             "hyper-util",
+            "rustls (optional)",
             "rustls-graviola (optional)",
+            "rustls-native-certs (optional) (not macos)",
             "thiserror",
         ],
     ),
@@ -77,6 +80,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "nix",
             "rustix",
             "executor-guest (linux)",
+            "futures-util (linux)",
             "seccompiler (linux)",
             "serde",
             "serde_json",
@@ -297,6 +301,7 @@ fn dependencies_of(package: &Package) -> BTreeSet<String> {
             {
                 None => {}
                 Some(r#"cfg(target_os = "linux")"#) => name += " (linux)",
+                Some(r#"cfg(not(target_os = "macos"))"#) => name += " (not macos)",
                 Some(other) => name.extend([" (", other, ")"]),
             }
             name

@@ -63,7 +63,7 @@ enum Transport {
 
 impl Outbound {
     /// For addresses with the scheme of this one. Connects to nobody yet; for `https`, reads the certificates that the host
-    /// trusts: `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
+    /// trusts: `SSL_CERT_FILE`, and except on macOS `SSL_CERT_DIR`, name others.
     ///
     /// # Errors
     ///

@@ -1,8 +1,17 @@
-//! Nothing that was accepted is lost, whenever the daemon is killed: each execution ends with one result, here and at the
-//! control plane.
+//! Nothing that was accepted is lost, whenever the daemon is killed or told to stop: each execution ends with one result, here
+//! and at the control plane.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use nix::sys::signal::Signal;
+use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -161,4 +170,106 @@ async fn every_accepted_execution_ends_with_a_result_however_often_the_daemon_is
     // How many of each there are depends on how fast this machine is just then; that none is missing does not.
     let ended: usize = statuses.values().sum();
     assert_eq!(ended, all.len(), "{statuses:?}");
+}
+
+/// What became of a caller's requests.
+#[derive(Default)]
+struct Caller {
+    /// Those that the daemon took on.
+    accepted: Vec<Value>,
+    /// Those that it refused, because it stops.
+    refused: usize,
+    /// Those that nobody answered: taken on or not.
+    unanswered: Vec<Value>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_under_load_loses_no_accepted_execution() {
+    let plane = Plane::new(Manners::Good).listen().await;
+    let mut daemon = Daemon::with(&[
+        ("CONTROL_PLANE_URL", &plane.url()),
+        ("MAX_CONCURRENT_EXECUTIONS", "4"),
+        ("SHUTDOWN_GRACE", "10m"),
+    ]);
+    let accepted_so_far = Arc::new(AtomicUsize::new(0));
+    let mut callers = JoinSet::new();
+    for caller in 0..AT_ONCE {
+        let requests: Vec<_> = (0..RUNS)
+            .map(|n| format!("{caller}-{n}"))
+            .map(|name| request("shell", &format!("sleep 0.1; echo {name} | tee -a ran")))
+            .map(|request| {
+                // Every other one waits for its answer.
+                let post = daemon.post(&request);
+                let post = match caller % 2 {
+                    0 => post.header("prefer", "respond-async"),
+                    _ => post,
+                };
+                (request, post)
+            })
+            .collect();
+        let accepted_so_far = Arc::clone(&accepted_so_far);
+        callers.spawn(async move {
+            let mut told = Caller::default();
+            // One after the other, until there is nobody to ask.
+            for (request, post) in requests {
+                let Ok(answer) = post.send().await else {
+                    told.unanswered.push(request);
+                    break;
+                };
+                match answer.status() {
+                    StatusCode::ACCEPTED | StatusCode::OK => {
+                        told.accepted.push(request);
+                        accepted_so_far.fetch_add(1, Ordering::Relaxed);
+                    }
+                    StatusCode::SERVICE_UNAVAILABLE => {
+                        told.refused += 1;
+                        break;
+                    }
+                    // All places are taken.
+                    status => assert_eq!(status, StatusCode::TOO_MANY_REQUESTS),
+                }
+            }
+            told
+        });
+    }
+    eventually("it has much to do", || {
+        accepted_so_far.load(Ordering::Relaxed) >= 3 * AT_ONCE
+    })
+    .await;
+    daemon.signal(Signal::SIGTERM);
+    let mut all = Caller::default();
+    while let Some(told) = callers.join_next().await {
+        let told = told.unwrap();
+        all.accepted.extend(told.accepted);
+        all.refused += told.refused;
+        all.unanswered.extend(told.unanswered);
+    }
+    assert_eq!(daemon.exit().await.code(), Some(143));
+    // It was under load until it refused more.
+    assert!(all.refused > 0, "{} unanswered", all.unanswered.len());
+
+    // The next one delivers what its predecessor had no time for, and remembers everything.
+    daemon.start_again();
+    for request in all.unanswered {
+        let id = request["execution_id"].as_str().unwrap();
+        let found = daemon.get(&format!("/executions/{id}")).send();
+        if found.await.unwrap().status() == StatusCode::OK {
+            all.accepted.push(request);
+        }
+    }
+    all_are_delivered(&plane.plane, &daemon, &all.accepted).await;
+    let mut printed = Vec::new();
+    for request in &all.accepted {
+        let ended = daemon
+            .ended(request["execution_id"].as_str().unwrap())
+            .await;
+        assert_eq!(ended["status"], "completed", "{ended:#}");
+        printed.push(ended["stdout"].as_str().unwrap().trim().to_owned());
+    }
+    // Each has run, and once, and nobody else has.
+    let ran = std::fs::read_to_string(daemon.file("ran")).unwrap();
+    let mut ran: Vec<_> = ran.lines().collect();
+    ran.sort_unstable();
+    printed.sort_unstable();
+    assert_eq!(ran, printed);
 }

@@ -11,6 +11,7 @@ use std::{
 
 use executor_application::{CancellationToken, Listener, Sandbox, SandboxDescription};
 use executor_domain::{Language, ResourceLimit};
+use futures_util::future::join_all;
 use thiserror::Error;
 
 use super::{
@@ -105,19 +106,13 @@ pub(super) async fn start(config: BwrapConfig) -> Result<BwrapSandbox, StartErro
         source: io::Error::other(panicked),
     })??;
 
-    let mut runtimes = Vec::new();
-    for interpreter in interpreters {
-        runtimes.push(
-            ready(
-                &Ours {
-                    engine: &engine,
-                    limits: &limits,
-                },
-                interpreter,
-            )
-            .await?,
-        );
-    }
+    let ours = Ours {
+        engine: &engine,
+        limits: &limits,
+    };
+    // All at once, since each waits for processes of its own most of the time; and each to its end, as runs must be.
+    let tried = join_all(interpreters.into_iter().map(|found| ready(&ours, found))).await;
+    let runtimes = tried.into_iter().collect::<Result<Vec<_>, _>>()?;
 
     let description = SandboxDescription {
         isolation: "bubblewrap",

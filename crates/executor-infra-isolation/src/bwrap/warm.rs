@@ -4,6 +4,7 @@ use std::{num::NonZero, sync::Arc, time::Duration};
 
 use executor_application::{CancellationToken, Job, WarmPool, chain};
 use executor_domain::{Language, ResourceLimit, Start};
+use futures_util::future::join_all;
 
 use super::{
     engine::Engine,
@@ -51,15 +52,18 @@ impl Warm {
             .await
             .map(Arc::new)
             .map_err(|error| chain(&error));
-        for runtime in runtimes {
-            let language = runtime.language();
-            if !options.languages.contains(&language) {
-                continue;
-            }
+        let wanted = runtimes
+            .iter()
+            .filter(|runtime| options.languages.contains(&runtime.language()));
+        // All at once, since each waits for processes of its own most of the time.
+        let started = join_all(wanted.map(async |runtime| {
             let started = match &mounts {
                 Ok(mounts) => pool(engine, mounts, runtime, limits, options).await,
                 Err(why) => Err(why.clone()),
             };
+            (runtime.language(), started)
+        }));
+        for (language, started) in started.await {
             match started {
                 Ok(pool) => warm.pools.push(pool),
                 Err(why) => {

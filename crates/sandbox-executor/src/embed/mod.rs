@@ -19,8 +19,8 @@
 //! }
 //! ```
 //!
-//! Everything that this module needs of the other crates is here under one roof. What is promised about it is in
-//! `docs/library.md`.
+//! What a program needs to make requests, to read what became of them and to write adapters of its own is here under one roof;
+//! for more of the use case than that, depend on `executor-application` as well. What is promised is in `docs/library.md`.
 
 mod request;
 
@@ -36,14 +36,17 @@ use std::{
 use thiserror::Error;
 
 pub use executor_application::{
-    CancellationToken, Capacity, Clock, ExecuteCode, ExecuteCommand, ExecuteError, Job,
-    LanguageSupport, Sandbox, SandboxDescription, SandboxError, Wall, Workspace, WorkspaceError,
-    Workspaces,
+    CancellationToken, Capacity, Clock, Content, ExecuteCode, ExecuteCommand, ExecuteError,
+    FilesError, Job, LanguageSupport, Listener, OutputListener, OutputStream, Overflow, PortError,
+    RunFailure, Sandbox, SandboxDescription, SandboxError, Submission, Wall, WallState, WarmPool,
+    Workspace, WorkspaceError, Workspaces,
 };
 pub use executor_domain::{
-    Artifact, ArtifactKind, Artifacts, CapturedOutput, CrashCause, Ending, Execution, ExecutionId,
-    GuestError, Language, LimitCeilings, LimitHit, LimitPolicy, Mode, Outcome, Reason,
-    RequestedLimits, SessionId, Start, State, Status, Timestamp, Usage,
+    Artifact, ArtifactKind, Artifacts, CapturedOutput, CrashCause, Ending, EnvironmentError, Event,
+    Execution, ExecutionId, GuestEnvironment, GuestError, InvalidEvent, InvalidId, InvalidJson,
+    InvalidPolicy, InvalidSource, JsonText, Language, Limit, LimitCeilings, LimitError, LimitHit,
+    LimitPolicy, Mode, Outcome, Reason, RequestedLimits, ResourceLimit, SessionId, Source, Start,
+    State, Status, Timestamp, TraceParent, Usage,
 };
 pub use request::{InvalidRequest, Request};
 

@@ -340,7 +340,7 @@ async fn the_fake_keeps_the_contract() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn bubblewrap_keeps_the_contract() {
+async fn cold_bubblewrap_keeps_the_contract() {
     states(&Real(support::bwrap().await)).await;
 }
 

@@ -59,7 +59,7 @@ fn trusted() -> io::Result<Vec<CertificateDer<'static>>> {
 }
 
 /// The authorities that macOS comes with, or those that `SSL_CERT_FILE` names. Whoever asks the keychain links Apple's
-/// frameworks, which only a Mac has (`docs/adr/0033-certificates-on-macos.md`).
+/// frameworks, which only a Mac has (`docs/adr/0029-certificates-on-macos.md`).
 #[cfg(target_os = "macos")]
 fn trusted() -> io::Result<Vec<CertificateDer<'static>>> {
     let file = std::env::var_os("SSL_CERT_FILE").unwrap_or_else(|| "/etc/ssl/cert.pem".into());

@@ -38,9 +38,10 @@ pub const STOP: u8 = b'S';
 /// What all slots of a zygote have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZygoteSpec {
-    /// The seccomp filter of guests, an instruction in each number; see [`instruction`].
-    pub guest_filter: Vec<u64>,
-    /// That of their inits, which may still mount until they give up the capability to.
+    /// The seccomp filter of the zygote, an instruction in each number; see [`instruction`]. Inits and guests inherit it: it
+    /// allows what it takes to make them, and nothing else that a guest must not.
+    pub zygote_filter: Vec<u64>,
+    /// What inits add, which may still mount until they give up the capability to.
     pub init_filter: Vec<u64>,
     /// User and group ids that a guest sees itself as.
     pub guest_ids: (u32, u32),
@@ -67,6 +68,8 @@ pub struct Private {
     pub writable: bool,
 }
 
+    /// What guests add.
+    pub guest_filter: Vec<u64>,
 /// What a slot is told of its job. The rest of it reaches the guest by its own channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {

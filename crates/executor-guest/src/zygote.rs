@@ -9,7 +9,7 @@ use crate::{
     protocol::{self, FORK, FORK_AND_INSPECT, FORKED, NOT_FORKED, READY, ZygoteSpec},
     socket,
     system::{self, ChildSignal, Side},
-    walls::{Failure, Step},
+    walls::{self, Failure, Step},
 };
 
 /// An interpreter that forks. Runs no guest code, ever.
@@ -47,6 +47,8 @@ impl Zygote {
     /// Waits until the daemon wants a slot, and makes it. Returns in both.
     pub(crate) fn serve(&self) -> Result<Served, Failure> {
         let channel = system::channel();
+        // Once, for all slots: they inherit it.
+        walls::filter(&zygote.spec.zygote_filter)?;
         let mut request = [0];
         let received = socket::receive(channel, &mut request).step("wait for a request")?;
         let Some((_, descriptors)) = received else {

@@ -25,10 +25,11 @@ use rustix::{
 
 use crate::{
     guest::{self, Guest},
-    protocol::{self, Ended, Exit, JobSpec, LIBRARY, Report, ZygoteSpec},
+    protocol::{self, Ended, Exit, Fork, JobSpec, LIBRARY, Report, ZygoteSpec},
     socket::{self, Descriptors},
     system::{self, ChildSignal, Side},
     walls::{self, Failure, Step},
+    zygote::Zygote,
 };
 
 /// Most bytes of what a guest says to its init before its job: an inspection of its walls, mostly `/proc/self/mounts`.
@@ -68,15 +69,10 @@ impl Slot {
     }
 }
 
-/// Makes a slot of this process, the first one of new namespaces, whose ids in the namespace above are `outside`. Returns in
-/// the guest only; the init ends in here.
-pub(crate) fn run(
-    spec: &ZygoteSpec,
-    outside: (u32, u32),
-    signal: &ChildSignal,
-    slot: Slot,
-    inspect: bool,
-) -> Guest {
+/// Makes a slot of this process, the first one of new namespaces and a copy of its zygote. Returns in the guest only; the init
+/// ends in here.
+pub(crate) fn run(zygote: &Zygote, slot: Slot, fork: Fork) -> Guest {
+    let spec = &zygote.spec;
     let Slot {
         control,
         streams,
@@ -84,8 +80,8 @@ pub(crate) fn run(
     } = slot;
     // The guest closes whatever it was not given, and must not close that number again.
     let control = ManuallyDrop::new(control);
-    let ended = prepare(spec, outside, cgroups)
-        .and_then(|()| divide(spec, signal, &control, streams, inspect))
+    let ended = prepare(spec, zygote.ids, cgroups)
+        .and_then(|()| divide(zygote, &control, streams, fork))
         .and_then(|side| match side {
             Half::Guest(guest) => Ok(Some(guest)),
             Half::Init { guest, line } => {
@@ -120,11 +116,10 @@ enum Half {
 
 /// Forks the guest, and gives up in each half what it will not need.
 fn divide(
-    spec: &ZygoteSpec,
-    signal: &ChildSignal,
+    zygote: &Zygote,
     control: &OwnedFd,
     streams: Streams,
-    inspect: bool,
+    fork: Fork,
 ) -> Result<Half, Failure> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -143,8 +138,13 @@ fn divide(
             // By its number: see `run`.
             let number = control.as_raw_fd().cast_unsigned();
             system::close_range(number, number).step("leave the daemon to the init")?;
-            match guest::wall_in(spec, signal, streams, inspect) {
-                Ok(guest) => Ok(Half::Guest(guest)),
+            match guest::wall_in(&zygote.spec, &zygote.signal, streams, fork) {
+                Ok(guest) => {
+                    if fork != Fork::Awaited {
+                        system::populate(&zygote.small);
+                    }
+                    Ok(Half::Guest(guest))
+                }
                 Err(failure) => guest::give_up(&failure),
             }
         }
@@ -156,7 +156,7 @@ fn divide(
                 .step("become opaque")?;
             // What attaching the workspace takes, and nothing else; and a filter that allows no more than that.
             walls::keep_capabilities(CapabilitySet::SYS_ADMIN)?;
-            walls::filter(&spec.init_filter)?;
+            walls::filter(&zygote.spec.init_filter)?;
             Ok(Half::Init { guest, line: ours })
         }
     }

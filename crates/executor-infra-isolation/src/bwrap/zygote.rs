@@ -98,6 +98,7 @@ impl Engine {
             private: writable.into_iter().chain(sealed).collect(),
             workspace: GUEST_WORKSPACE.into(),
             has_channel: !is_shell,
+            rehearses: !is_shell,
             has_event_loop: language == Language::JavaScript,
         })
     }

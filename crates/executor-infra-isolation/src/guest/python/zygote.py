@@ -32,13 +32,16 @@ def zygote():
     guest.executor_guest_wait()
     while True:
         interpreter.PyOS_BeforeFork()
-        if guest.executor_guest_fork():
+        made = guest.executor_guest_fork()
+        if made:
             break
         interpreter.PyOS_AfterFork_Parent()
     interpreter.PyOS_AfterFork_Child()
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
-    runner["rehearse"]()
+    if made == 1:
+        # Nobody waits yet.
+        runner["rehearse"]()
     channel = open(3, "rb", closefd=False)
     guest.executor_guest_take()
     runner["main"](channel)

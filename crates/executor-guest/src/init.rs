@@ -32,8 +32,10 @@ use crate::{
     zygote::Zygote,
 };
 
-/// Most bytes of what a guest says to its init before its job: an inspection of its walls, mostly `/proc/self/mounts`.
-const MAX_PACKET: usize = 64 << 10;
+/// Most bytes of what a guest says to its init before its job: that it is ready, or what failed;
+const MAX_PACKET: usize = 4 << 10;
+/// and an inspection of its walls, mostly `/proc/self/mounts`. This much room in every init would be memory of every slot.
+const MAX_INSPECTION: usize = 64 << 10;
 /// Exit code of a slot that failed; what happened is in its report.
 const FAILED: i32 = 125;
 
@@ -85,7 +87,7 @@ pub(crate) fn run(zygote: &Zygote, slot: Slot, fork: Fork) -> Guest {
         .and_then(|side| match side {
             Half::Guest(guest) => Ok(Some(guest)),
             Half::Init { guest, line } => {
-                serve(spec, control.as_fd(), guest, line.as_fd()).map(|()| None)
+                serve(spec, control.as_fd(), guest, line.as_fd(), fork).map(|()| None)
             }
         });
     match ended {
@@ -168,10 +170,11 @@ fn serve(
     control: BorrowedFd<'_>,
     guest: Pid,
     line: BorrowedFd<'_>,
+    fork: Fork,
 ) -> Result<(), Failure> {
     let children = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_CLOEXEC)
         .step("watch for SIGCHLD")?;
-    if !forward_until_ready(control, line)? {
+    if !forward_until_ready(control, line, fork)? {
         return Ok(());
     }
     let waiting = Waiting {
@@ -222,8 +225,16 @@ fn see_to_its_end(waiting: &Waiting<'_>) -> Result<(), Failure> {
 }
 
 /// Passes on what the guest says of its walls, until it says that it is ready. Whether it did.
-fn forward_until_ready(control: BorrowedFd<'_>, line: BorrowedFd<'_>) -> Result<bool, Failure> {
-    let mut packet = vec![0; MAX_PACKET];
+fn forward_until_ready(
+    control: BorrowedFd<'_>,
+    line: BorrowedFd<'_>,
+    fork: Fork,
+) -> Result<bool, Failure> {
+    let room = match fork {
+        Fork::Shown => MAX_INSPECTION,
+        Fork::Ahead | Fork::Awaited => MAX_PACKET,
+    };
+    let mut packet = vec![0; room];
     let mut seen = None;
     loop {
         let received = socket::receive(line, &mut packet).step("wait for the guest")?;
@@ -307,7 +318,16 @@ fn reap(guest: Pid) -> Result<Option<Exit>, Failure> {
 
 /// Kills every process in this pid namespace but us, and reaps until none is left. The kernel takes one look at all
 /// processes under the lock that a fork needs as well, so nothing slips through (kill(2), "-1").
+///
+/// Nobody is looked for where this process has no child: whoever lives in here descends from it, and orphans become its
+/// children (`pid_namespaces(7)`).
 fn kill_all(guest: Pid, mut how: Option<Exit>) -> Result<Exit, Failure> {
+    let any_child = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+    if let Some(how) = how
+        && waitpid(None, Some(any_child)) == Err(Errno::ECHILD)
+    {
+        return Ok(how);
+    }
     match nix::sys::signal::kill(Pid::from_raw(-1), Signal::SIGKILL) {
         Ok(()) | Err(Errno::ESRCH) => {}
         Err(error) => return Err(error).step("kill the guest"),

@@ -38,7 +38,8 @@ pub struct Small {
     pub written: Vec<Range>,
 }
 
-/// The small mappings among those of a process.
+/// The small mappings among those of a process: without its stack, of which the kernel maps more than is used, and without
+/// files in memory, among which is this library, which a guest is done with.
 pub fn small(maps: &str) -> Small {
     let mut small = Small::default();
     for line in maps.lines() {
@@ -47,9 +48,10 @@ pub fn small(maps: &str) -> Small {
         };
         let mut words = line.split_whitespace().skip(1);
         let permissions = words.next().unwrap_or_default();
-        let is_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
+        let path = words.nth(3).unwrap_or_default();
+        let is_file = path.starts_with('/') && !path.starts_with("/memfd:");
         match permissions {
-            "rw-p" => small.written.push(range),
+            "rw-p" if path != "[stack]" => small.written.push(range),
             "r-xp" | "r--p" if is_file => small.read.push(range),
             _ => {}
         }
@@ -118,6 +120,8 @@ mod tests {
 8000-9000 rw-p 00000000 00:00 0                          [heap]
 9000-9001000 rw-p 00000000 00:00 0
 9001000-9002000 r-xp 00000000 00:00 0                    [vdso]
+9002000-9003000 r-xp 00000000 00:01 7                    /memfd:library (deleted)
+9003000-9004000 rw-p 00000000 00:00 0                    [stack]
 ";
         let expected = Small {
             read: vec![0x1000..0x3000, 0x3000..0x4000],

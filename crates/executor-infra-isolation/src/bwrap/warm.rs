@@ -168,7 +168,7 @@ fn recipe(
 const TRIAL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Looks at the walls of a slot from inside, and runs guests of ours: all of them in slots that had time to prepare, the first
-/// in the one that was looked at; and all of them again in slots that had none.
+/// in the one that was looked at; and the first once more in a slot that had none.
 async fn prove(
     engine: &Engine,
     mounts: &Mounts,
@@ -187,17 +187,18 @@ async fn prove(
     }
     let mut first = Some(slot);
     let mut jury = Jury::default();
-    for fork in [Fork::Ahead, Fork::Awaited] {
-        for trial in trial::of(runtime.language()) {
-            let slot = if let Some(slot) = first.take() {
-                slot
-            } else {
-                let forked = zygote.fork(engine, limits, fork).await;
-                forked.map_err(|error| chain(&error))?.0
-            };
-            let outcome = hold(trial, slot, engine, mounts, runtime, limits).await?;
-            jury.hear(trial, &outcome)?;
-        }
+    let trials = trial::of(runtime.language());
+    let all = trials.iter().map(|trial| (Fork::Ahead, trial));
+    let once_more = trials.first().map(|trial| (Fork::Awaited, trial));
+    for (fork, trial) in all.chain(once_more) {
+        let slot = if let Some(slot) = first.take() {
+            slot
+        } else {
+            let forked = zygote.fork(engine, limits, fork).await;
+            forked.map_err(|error| chain(&error))?.0
+        };
+        let outcome = hold(trial, slot, engine, mounts, runtime, limits).await?;
+        jury.hear(trial, &outcome)?;
     }
     Ok(())
 }

@@ -18,11 +18,14 @@ def zygote():
         program = compile(program[1:], "<runner>", "exec", dont_inherit=True, optimize=2)
     runner = {"__name__": "sandbox_executor_runner"}
     exec(program, runner)
+    # OpenBLAS starts threads when it is loaded, and at a fork waits for them, which a copy of this process does not have.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for name in receive().decode().split():
         try:
             importlib.import_module(name)
         except BaseException as error:
             sys.exit("%s cannot be imported: %s: %s" % (name, type(error).__name__, error))
+    del os.environ["OPENBLAS_NUM_THREADS"]
     guest = ctypes.PyDLL("/proc/self/fd/4")
     interpreter = ctypes.pythonapi
     # Not often: from the eighth time on CPython rewrites the code, and guests could then recurse one level deeper than cold.

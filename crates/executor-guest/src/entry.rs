@@ -50,8 +50,14 @@ pub extern "C" fn executor_guest_wait() -> i32 {
     }
 }
 
-/// In a zygote: waits for the daemon's next request and makes a slot. Returns 0 in the zygote and 1 in the guest, which is
-/// then between its walls; or ends the process, because nobody needs it any more or because it failed.
+/// What [`executor_guest_fork`] returns in a guest that may prepare for its job,
+const AHEAD: i32 = 1;
+/// and in one whose run waits for it.
+const AWAITED: i32 = 2;
+
+/// In a zygote: waits for the daemon's next request and makes a slot. Returns 0 in the zygote. In the guest, which is then
+/// between its walls, it returns 1, or 2 where a run waits for this very guest, which is to do nothing then but to take its
+/// job. Or it ends the process, because nobody needs it any more or because it failed.
 // SAFETY: no other symbol of this name exists in any interpreter.
 #[unsafe(no_mangle)]
 pub extern "C" fn executor_guest_fork() -> i32 {
@@ -65,8 +71,9 @@ pub extern "C" fn executor_guest_fork() -> i32 {
             0
         }
         Ok(Served::Guest(guest)) => {
+            let made = if guest.is_awaited { AWAITED } else { AHEAD };
             *role() = Role::Guest(guest);
-            1
+            made
         }
         Ok(Served::Dismissed) => system::exit(0),
         Err(failure) => fail(&failure),
@@ -87,7 +94,8 @@ pub extern "C" fn executor_guest_take() -> i32 {
     }
 }
 
-/// Makes the interpreter a zygote and serves the daemon; comes back with 1 in guests, for interpreters that have nothing to do
+/// Makes the interpreter a zygote and serves the daemon; comes back in guests, with what [`executor_guest_fork`] says there,
+/// for interpreters that have nothing to do
 /// between one fork and the next.
 pub(crate) fn become_guest() -> i32 {
     if executor_guest_wait() < 0 {

@@ -8,7 +8,7 @@ use rustix::thread::CapabilitySet;
 use crate::{
     init::Streams,
     node,
-    protocol::{self, CHANNEL, Inspection, JobSpec, Report, ZygoteSpec},
+    protocol::{self, CHANNEL, Fork, Inspection, JobSpec, Report, ZygoteSpec},
     socket,
     system::{self, ChildSignal, LINE},
     walls::{self, Failure, Step},
@@ -19,6 +19,8 @@ use crate::{
 pub(crate) struct Guest {
     workspace: String,
     has_channel: bool,
+    /// Whether its run waits for it.
+    pub(crate) is_awaited: bool,
 }
 
 /// Walls this process in. On return it has no more rights than a guest, and has read nothing of any.
@@ -26,7 +28,7 @@ pub(crate) fn wall_in(
     spec: &ZygoteSpec,
     restore: &ChildSignal,
     streams: Streams,
-    inspect: bool,
+    fork: Fork,
 ) -> Result<Guest, Failure> {
     // A group of its own, so that `kill 0` means the guest and not its init.
     nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))
@@ -58,12 +60,13 @@ pub(crate) fn wall_in(
     // Last, since it refuses half of the above.
     walls::filter(&spec.guest_filter)?;
 
-    if inspect {
+    if fork == Fork::Shown {
         tell(&Report::Started(Some(look())))?;
     }
     Ok(Guest {
         workspace: spec.workspace.clone(),
         has_channel: spec.has_channel,
+        is_awaited: fork == Fork::Awaited,
     })
 }
 

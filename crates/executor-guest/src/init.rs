@@ -25,14 +25,17 @@ use rustix::{
 
 use crate::{
     guest::{self, Guest},
-    protocol::{self, Ended, Exit, JobSpec, LIBRARY, Report, ZygoteSpec},
+    protocol::{self, Ended, Exit, Fork, JobSpec, LIBRARY, Report, ZygoteSpec},
     socket::{self, Descriptors},
     system::{self, ChildSignal, Side},
     walls::{self, Failure, Step},
+    zygote::Zygote,
 };
 
-/// Most bytes of what a guest says to its init before its job: an inspection of its walls, mostly `/proc/self/mounts`.
-const MAX_PACKET: usize = 64 << 10;
+/// Most bytes of what a guest says to its init before its job: that it is ready, or what failed;
+const MAX_PACKET: usize = 4 << 10;
+/// and an inspection of its walls, mostly `/proc/self/mounts`. This much room in every init would be memory of every slot.
+const MAX_INSPECTION: usize = 64 << 10;
 /// Exit code of a slot that failed; what happened is in its report.
 const FAILED: i32 = 125;
 
@@ -68,15 +71,10 @@ impl Slot {
     }
 }
 
-/// Makes a slot of this process, the first one of new namespaces, whose ids in the namespace above are `outside`. Returns in
-/// the guest only; the init ends in here.
-pub(crate) fn run(
-    spec: &ZygoteSpec,
-    outside: (u32, u32),
-    signal: &ChildSignal,
-    slot: Slot,
-    inspect: bool,
-) -> Guest {
+/// Makes a slot of this process, the first one of new namespaces and a copy of its zygote. Returns in the guest only; the init
+/// ends in here.
+pub(crate) fn run(zygote: &Zygote, slot: Slot, fork: Fork) -> Guest {
+    let spec = &zygote.spec;
     let Slot {
         control,
         streams,
@@ -84,12 +82,12 @@ pub(crate) fn run(
     } = slot;
     // The guest closes whatever it was not given, and must not close that number again.
     let control = ManuallyDrop::new(control);
-    let ended = prepare(spec, outside, cgroups)
-        .and_then(|()| divide(spec, signal, &control, streams, inspect))
+    let ended = prepare(spec, zygote.ids, cgroups)
+        .and_then(|()| divide(zygote, &control, streams, fork))
         .and_then(|side| match side {
             Half::Guest(guest) => Ok(Some(guest)),
             Half::Init { guest, line } => {
-                serve(spec, control.as_fd(), guest, line.as_fd()).map(|()| None)
+                serve(spec, control.as_fd(), guest, line.as_fd(), fork).map(|()| None)
             }
         });
     match ended {
@@ -120,11 +118,10 @@ enum Half {
 
 /// Forks the guest, and gives up in each half what it will not need.
 fn divide(
-    spec: &ZygoteSpec,
-    signal: &ChildSignal,
+    zygote: &Zygote,
     control: &OwnedFd,
     streams: Streams,
-    inspect: bool,
+    fork: Fork,
 ) -> Result<Half, Failure> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -143,8 +140,13 @@ fn divide(
             // By its number: see `run`.
             let number = control.as_raw_fd().cast_unsigned();
             system::close_range(number, number).step("leave the daemon to the init")?;
-            match guest::wall_in(spec, signal, streams, inspect) {
-                Ok(guest) => Ok(Half::Guest(guest)),
+            match guest::wall_in(&zygote.spec, &zygote.signal, streams, fork) {
+                Ok(guest) => {
+                    if fork != Fork::Awaited {
+                        system::populate(&zygote.small);
+                    }
+                    Ok(Half::Guest(guest))
+                }
                 Err(failure) => guest::give_up(&failure),
             }
         }
@@ -156,7 +158,7 @@ fn divide(
                 .step("become opaque")?;
             // What attaching the workspace takes, and nothing else; and a filter that allows no more than that.
             walls::keep_capabilities(CapabilitySet::SYS_ADMIN)?;
-            walls::filter(&spec.init_filter)?;
+            walls::filter(&zygote.spec.init_filter)?;
             Ok(Half::Init { guest, line: ours })
         }
     }
@@ -168,10 +170,11 @@ fn serve(
     control: BorrowedFd<'_>,
     guest: Pid,
     line: BorrowedFd<'_>,
+    fork: Fork,
 ) -> Result<(), Failure> {
     let children = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_CLOEXEC)
         .step("watch for SIGCHLD")?;
-    if !forward_until_ready(control, line)? {
+    if !forward_until_ready(control, line, fork)? {
         return Ok(());
     }
     let waiting = Waiting {
@@ -222,8 +225,16 @@ fn see_to_its_end(waiting: &Waiting<'_>) -> Result<(), Failure> {
 }
 
 /// Passes on what the guest says of its walls, until it says that it is ready. Whether it did.
-fn forward_until_ready(control: BorrowedFd<'_>, line: BorrowedFd<'_>) -> Result<bool, Failure> {
-    let mut packet = vec![0; MAX_PACKET];
+fn forward_until_ready(
+    control: BorrowedFd<'_>,
+    line: BorrowedFd<'_>,
+    fork: Fork,
+) -> Result<bool, Failure> {
+    let room = match fork {
+        Fork::Shown => MAX_INSPECTION,
+        Fork::Ahead | Fork::Awaited => MAX_PACKET,
+    };
+    let mut packet = vec![0; room];
     let mut seen = None;
     loop {
         let received = socket::receive(line, &mut packet).step("wait for the guest")?;
@@ -307,7 +318,16 @@ fn reap(guest: Pid) -> Result<Option<Exit>, Failure> {
 
 /// Kills every process in this pid namespace but us, and reaps until none is left. The kernel takes one look at all
 /// processes under the lock that a fork needs as well, so nothing slips through (kill(2), "-1").
+///
+/// Nobody is looked for where this process has no child: whoever lives in here descends from it, and orphans become its
+/// children (`pid_namespaces(7)`).
 fn kill_all(guest: Pid, mut how: Option<Exit>) -> Result<Exit, Failure> {
+    let any_child = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+    if let Some(how) = how
+        && waitpid(None, Some(any_child)) == Err(Errno::ECHILD)
+    {
+        return Ok(how);
+    }
     match nix::sys::signal::kill(Pid::from_raw(-1), Signal::SIGKILL) {
         Ok(()) | Err(Errno::ESRCH) => {}
         Err(error) => return Err(error).step("kill the guest"),

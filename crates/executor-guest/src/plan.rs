@@ -1,4 +1,4 @@
-//! Decisions about descriptors and mounts: pure functions.
+//! Decisions about descriptors, memory and mounts: pure functions.
 
 use crate::protocol::Private;
 
@@ -21,6 +21,49 @@ pub fn gaps(first: u32, keep: &[i32]) -> Vec<(u32, u32)> {
     }
     gaps.push((next, u32::MAX));
     gaps
+}
+
+/// A range of addresses, the end excluded.
+pub type Range = std::ops::Range<usize>;
+
+/// Longest mapping that is worth having whole for the sake of what is used of it, in bytes.
+const SMALL: usize = 4 << 20;
+
+/// Memory that an interpreter has in small mappings, by its `/proc/self/maps` (proc(5)).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Small {
+    /// Files that it only reads: its code.
+    pub read: Vec<Range>,
+    /// What is its own: data, heap and stack.
+    pub written: Vec<Range>,
+}
+
+/// The small mappings among those of a process: without its stack, of which the kernel maps more than is used, and without
+/// files in memory, among which is this library, which a guest is done with.
+pub fn small(maps: &str) -> Small {
+    let mut small = Small::default();
+    for line in maps.lines() {
+        let Some(range) = range(line).filter(|range| range.len() <= SMALL) else {
+            continue;
+        };
+        let mut words = line.split_whitespace().skip(1);
+        let permissions = words.next().unwrap_or_default();
+        let path = words.nth(3).unwrap_or_default();
+        let is_file = path.starts_with('/') && !path.starts_with("/memfd:");
+        match permissions {
+            "rw-p" if path != "[stack]" => small.written.push(range),
+            "r-xp" | "r--p" if is_file => small.read.push(range),
+            _ => {}
+        }
+    }
+    small
+}
+
+/// The addresses at the start of a line of `/proc/self/maps`.
+pub fn range(line: &str) -> Option<Range> {
+    let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    Some(address(start)?..address(end)?)
 }
 
 /// The options of a new memory file system: its bounds, and that anybody in there may write to it where the guest may.
@@ -56,6 +99,35 @@ mod tests {
         ] {
             assert_eq!(gaps(first, keep), expected, "{first} {keep:?}");
         }
+    }
+
+    #[test]
+    fn a_line_of_maps_starts_with_a_range() {
+        let line = "7f1200000000-7f1200021000 rw-p 00000000 00:00 0 ";
+        assert_eq!(range(line), Some(0x7f12_0000_0000..0x7f12_0002_1000));
+        assert_eq!(range("x-y rw-p"), None);
+        assert_eq!(range(""), None);
+    }
+
+    #[test]
+    fn small_mappings_are_told_by_size_and_use() {
+        let maps = "\
+1000-3000 r--p 00000000 fe:00 247003                     /usr/bin/bash
+3000-4000 r-xp 0002f000 fe:00 247003                     /usr/bin/bash
+4000-5000 rw-p 0002f000 fe:00 247003                     /usr/bin/bash
+5000-6000 rw-s 00000000 00:01 5                          /memfd:shared (deleted)
+6000-7000 ---p 00000000 00:00 0
+8000-9000 rw-p 00000000 00:00 0                          [heap]
+9000-9001000 rw-p 00000000 00:00 0
+9001000-9002000 r-xp 00000000 00:00 0                    [vdso]
+9002000-9003000 r-xp 00000000 00:01 7                    /memfd:library (deleted)
+9003000-9004000 rw-p 00000000 00:00 0                    [stack]
+";
+        let expected = Small {
+            read: vec![0x1000..0x3000, 0x3000..0x4000],
+            written: vec![0x4000..0x5000, 0x8000..0x9000],
+        };
+        assert_eq!(small(maps), expected);
     }
 
     #[test]

@@ -15,17 +15,42 @@ pub const CHANNEL: i32 = 3;
 /// Where an interpreter finds this library, to load it by `/proc/self/fd/4`.
 pub const LIBRARY: i32 = 4;
 
-/// The byte that asks a zygote for a slot. Its descriptors: the slot's control socket, the guest's channel, stdout, stderr,
-/// and then the files by which the slot enters its cgroups.
-pub const FORK: u8 = b'F';
-/// The same, for a slot that shows its walls to the daemon before it is used.
-pub const FORK_AND_INSPECT: u8 = b'I';
-/// Descriptors that come with [`FORK`], without those of cgroups.
+/// What a zygote is asked for, by one byte: a slot. With it come descriptors: the slot's control socket, the guest's channel,
+/// stdout, stderr, and then the files by which the slot enters its cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    /// One that is to wait for its job, and may prepare for it.
+    Ahead,
+    /// One whose run waits for it: whatever it does before its job is in the way.
+    Awaited,
+    /// One that shows its walls to the daemon before it waits for its job.
+    Shown,
+}
+
+impl Fork {
+    /// The byte that asks for it.
+    pub const fn byte(self) -> u8 {
+        match self {
+            Self::Ahead => b'F',
+            Self::Awaited => b'N',
+            Self::Shown => b'I',
+        }
+    }
+
+    /// What a byte asks for.
+    pub fn of(byte: u8) -> Option<Self> {
+        [Self::Ahead, Self::Awaited, Self::Shown]
+            .into_iter()
+            .find(|fork| fork.byte() == byte)
+    }
+}
+
+/// Descriptors that come with a [`Fork`], without those of cgroups.
 pub const SLOT_DESCRIPTORS: usize = 4;
 /// Most descriptors in one message: a slot's, and a cgroup file for each controller of cgroup v1.
 pub const MAX_DESCRIPTORS: usize = 12;
 
-/// The zygote's answer to [`FORK`]: here is the slot's init, by a descriptor of its process (`pidfd_open(2)`).
+/// The zygote's answer to a [`Fork`]: here is the slot's init, by a descriptor of its process (`pidfd_open(2)`).
 pub const FORKED: u8 = b'S';
 /// The zygote's answer where it could not: four bytes follow, the error number of the kernel, little endian.
 pub const NOT_FORKED: u8 = b'E';
@@ -38,10 +63,13 @@ pub const STOP: u8 = b'S';
 /// What all slots of a zygote have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZygoteSpec {
-    /// The seccomp filter of guests, an instruction in each number; see [`instruction`].
-    pub guest_filter: Vec<u64>,
-    /// That of their inits, which may still mount until they give up the capability to.
+    /// The seccomp filter of the zygote, an instruction in each number; see [`instruction`]. Inits and guests inherit it: it
+    /// allows what it takes to make them, and nothing else that a guest must not.
+    pub zygote_filter: Vec<u64>,
+    /// What inits add, which may still mount until they give up the capability to.
     pub init_filter: Vec<u64>,
+    /// What guests add.
+    pub guest_filter: Vec<u64>,
     /// User and group ids that a guest sees itself as.
     pub guest_ids: (u32, u32),
     /// Memory file systems that each slot gets anew.
@@ -50,6 +78,8 @@ pub struct ZygoteSpec {
     pub workspace: String,
     /// Whether guests keep their channel; shells have none.
     pub has_channel: bool,
+    /// Whether the interpreter rehearses a job in a guest that has time to. In one that does not, its memory is made its own.
+    pub rehearses: bool,
     /// Whether the interpreter has an event loop, whose descriptors guests replace and do not close.
     pub has_event_loop: bool,
 }
@@ -217,6 +247,14 @@ mod tests {
         let (header, payload) = frame.split_first_chunk().unwrap();
         assert_eq!(announced(*header).unwrap(), payload.len());
         assert_eq!(decode::<JobSpec>(payload).unwrap(), job);
+    }
+
+    #[test]
+    fn a_request_is_its_byte_and_no_other() {
+        for fork in [Fork::Ahead, Fork::Awaited, Fork::Shown] {
+            assert_eq!(Fork::of(fork.byte()), Some(fork));
+        }
+        assert_eq!(Fork::of(STOP), None);
     }
 
     #[test]

@@ -13,7 +13,10 @@ use nix::{
     unistd::{ForkResult, Pid},
 };
 
-use crate::protocol::{CHANNEL, LIBRARY};
+use crate::{
+    plan::Small,
+    protocol::{CHANNEL, LIBRARY},
+};
 
 /// Which side of a fork this is.
 pub(crate) enum Side<Child> {
@@ -150,6 +153,23 @@ pub(crate) fn find_symbol<T>(name: &CStr) -> Option<NonNull<T>> {
     // SAFETY: a search by name through what is loaded, with a name that ends with NUL.
     let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     NonNull::new(address.cast())
+}
+
+/// Has this process hold these pages already, as if it had read from or written to each. In vain on kernels before Linux 5.14.
+pub(crate) fn populate(small: &Small) {
+    let reads = small
+        .read
+        .iter()
+        .map(|range| (range, libc::MADV_POPULATE_READ));
+    let writes = small
+        .written
+        .iter()
+        .map(|range| (range, libc::MADV_POPULATE_WRITE));
+    for (range, advice) in reads.chain(writes) {
+        let address = std::ptr::with_exposed_provenance_mut(range.start);
+        // SAFETY: this changes nothing of what is in the memory; where there is none any more, it fails.
+        unsafe { libc::madvise(address, range.len(), advice) };
+    }
 }
 
 /// Closes descriptors, both ends included. Those who own one of them must never be used or dropped again.

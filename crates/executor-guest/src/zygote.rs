@@ -1,24 +1,27 @@
 //! The zygote's side: waits for the daemon, and forks.
 
-use std::os::fd::AsFd;
+use std::{fs, os::fd::AsFd};
 
 use crate::{
     guest::Guest,
     init::{self, Slot},
     node,
-    protocol::{self, FORK, FORK_AND_INSPECT, FORKED, NOT_FORKED, READY, ZygoteSpec},
+    plan::{self, Small},
+    protocol::{self, FORKED, Fork, NOT_FORKED, READY, ZygoteSpec},
     socket,
     system::{self, ChildSignal, Side},
-    walls::{Failure, Step},
+    walls::{self, Failure, Step},
 };
 
 /// An interpreter that forks. Runs no guest code, ever.
 pub(crate) struct Zygote {
-    spec: ZygoteSpec,
+    pub(crate) spec: ZygoteSpec,
     /// Its user and group, in its own namespace.
-    ids: (u32, u32),
+    pub(crate) ids: (u32, u32),
     /// What the interpreter does when a child of its own ends, for its guests.
-    signal: ChildSignal,
+    pub(crate) signal: ChildSignal,
+    /// Memory that guests are to have as their own before they have their job.
+    pub(crate) small: Small,
 }
 
 impl Zygote {
@@ -28,15 +31,24 @@ impl Zygote {
         let Some((payload, _)) = socket::receive_frame(channel).step("receive the orders")? else {
             return Ok(None);
         };
+        let spec: ZygoteSpec = protocol::decode(&payload).step("read the orders")?;
+        let small = if spec.rehearses {
+            Small::default()
+        } else {
+            plan::small(&fs::read_to_string("/proc/self/maps").step("look at the memory")?)
+        };
         let zygote = Self {
             // Nobody here waits for a slot: the daemon holds each by a descriptor.
             signal: ChildSignal::ignore().step("leave slots to the kernel")?,
-            spec: protocol::decode(&payload).step("read the orders")?,
+            spec,
+            small,
             ids: (
                 nix::unistd::geteuid().as_raw(),
                 nix::unistd::getegid().as_raw(),
             ),
         };
+        // Once, for all slots: they inherit it.
+        walls::filter(&zygote.spec.zygote_filter)?;
         if zygote.spec.has_event_loop {
             node::mark_descriptors().step("mark the interpreter's descriptors")?;
         }
@@ -52,20 +64,13 @@ impl Zygote {
         let Some((_, descriptors)) = received else {
             return Ok(Served::Dismissed);
         };
-        let inspect = match request {
-            [FORK] => false,
-            [FORK_AND_INSPECT] => true,
-            _ => return Err(std::io::ErrorKind::InvalidData).step("understand a request"),
-        };
+        let [byte] = request;
+        let fork = Fork::of(byte)
+            .ok_or(std::io::ErrorKind::InvalidData)
+            .step("understand a request")?;
         let slot = Slot::new(descriptors).step("receive a slot's descriptors")?;
         match system::fork_into_namespaces() {
-            Ok(Side::Child) => Ok(Served::Guest(init::run(
-                &self.spec,
-                self.ids,
-                &self.signal,
-                slot,
-                inspect,
-            ))),
+            Ok(Side::Child) => Ok(Served::Guest(init::run(self, slot, fork))),
             Ok(Side::Parent(handle)) => {
                 socket::send(channel, &[FORKED], Some(handle.as_fd())).step("hand over a slot")?;
                 Ok(Served::Zygote)

@@ -32,9 +32,10 @@ impl System {
     }
 }
 
-/// Compiles the seccomp filter of guests; returns how many instructions it has.
-pub fn compile_filter() -> Result<usize, seccomp::SeccompError> {
-    seccomp::program_of_slots().map(|program| program.len())
+/// Compiles the seccomp filters of zygotes, inits and guests; returns how many instructions they have.
+pub fn compile_filters() -> Result<usize, seccomp::SeccompError> {
+    let programs = seccomp::programs_of_slots()?;
+    Ok(programs.zygote.len() + programs.init.len() + programs.guest.len())
 }
 
 /// Captures what a guest writes, up to `cap` bytes of it.

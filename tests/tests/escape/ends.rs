@@ -38,6 +38,18 @@ fn nobody_outlives_a_return() {
     }
 }
 
+/// It takes a while to kill many, and nobody is told before it is over.
+#[test]
+fn nobody_of_many_outlives_a_return() {
+    for _ in 0..5 {
+        let workspace = Workspace::new();
+        let (marker, job) = marked(guest!(shell "leave_many").script(&workspace));
+        let outcome = run(job);
+        assert_dead(&marker);
+        assert_completed(&outcome);
+    }
+}
+
 #[test]
 fn nobody_outlives_a_timeout() {
     for guest in STAYERS {

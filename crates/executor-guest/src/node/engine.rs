@@ -6,7 +6,10 @@ use std::{
     ffi::{c_int, c_void},
     io::Read,
     ptr,
-    sync::atomic::{AtomicI32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 
 use super::{Handle, function};
@@ -51,15 +54,17 @@ pub(super) extern "C" fn end_by_itself(_data: *mut c_void) {
 /// Ends this process, when what libuv's threads have begun is done. Node does the same, and then waits for threads that a fork
 /// does not have.
 fn end(code: i32) -> ! {
-    // SAFETY: a function of libuv without arguments and result. It waits for threads that this process has started: a
-    // zygote has none of these.
-    if let Ok(shutdown) = unsafe { function::<extern "C" fn()>(c"uv_library_shutdown") } {
+    // It waits for threads that this process has started: a zygote has none of these.
+    if let Some(shutdown) = SHUTDOWN.get() {
         shutdown();
     }
     // SAFETY: a null pointer stands for all open streams.
     unsafe { libc::fflush(ptr::null_mut()) };
     system::exit(code)
 }
+
+/// `void uv_library_shutdown(void)`, where this libuv has it. Found before the fork, as all of [`Engine`].
+static SHUTDOWN: OnceLock<extern "C" fn()> = OnceLock::new();
 
 /// The functions by which a fork of Node becomes a Node of its own.
 pub(super) struct Engine {
@@ -78,6 +83,10 @@ pub(super) struct Engine {
 impl Engine {
     /// Finds them all. Their C++ names hold the types of their arguments: one with other arguments has another name.
     pub(super) fn find() -> Result<Self, Failure> {
+        // SAFETY: a function of libuv without arguments and result.
+        if let Ok(shutdown) = unsafe { function::<extern "C" fn()>(c"uv_library_shutdown") } {
+            SHUTDOWN.get_or_init(|| shutdown);
+        }
         Ok(Self {
             // SAFETY: `uv_loop_t* uv_default_loop(void)`, in every version of libuv 1.
             default_loop: unsafe { function(c"uv_default_loop") }?,

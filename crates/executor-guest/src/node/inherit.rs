@@ -6,16 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{protocol::LIBRARY, system};
+use crate::{plan, protocol::LIBRARY, system};
 
 /// Has children inherit all memory: V8 keeps its heap from them (`MADV_DONTFORK`, madvise(2)).
 pub(super) fn share_memory() -> io::Result<()> {
     let maps = fs::read_to_string("/proc/self/maps")?;
-    for (start, end) in maps.lines().filter_map(range) {
-        let address = std::ptr::with_exposed_provenance_mut(start);
+    for range in maps.lines().filter_map(plan::range) {
+        let address = std::ptr::with_exposed_provenance_mut(range.start);
         // The kernel's own mappings ([vdso] and its like) refuse, and are inherited anyway.
         // SAFETY: this changes what a fork copies, and nothing of the memory.
-        unsafe { libc::madvise(address, end - start, libc::MADV_DOFORK) };
+        unsafe { libc::madvise(address, range.len(), libc::MADV_DOFORK) };
     }
     Ok(())
 }
@@ -49,13 +49,6 @@ pub(super) fn wait_for_threads() -> io::Result<()> {
 fn sleeps(stat: &str) -> bool {
     stat.rsplit_once(") ")
         .is_some_and(|(_, rest)| rest.starts_with('S'))
-}
-
-/// The addresses at the start of a line of `/proc/self/maps`.
-fn range(line: &str) -> Option<(usize, usize)> {
-    let (start, end) = line.split_once(' ')?.0.split_once('-')?;
-    let address = |text| usize::from_str_radix(text, 16).ok();
-    Some((address(start)?, address(end)?))
 }
 
 /// Descriptors of an interpreter, from this number on. Below are its streams, the channel and the library.
@@ -108,13 +101,5 @@ mod tests {
         assert!(!sleeps("7 (node) R 1 7 7"));
         assert!(!sleeps("7 (a) S b) R 1 7 7"));
         assert!(!sleeps(""));
-    }
-
-    #[test]
-    fn a_line_of_maps_starts_with_a_range() {
-        let line = "7f1200000000-7f1200021000 rw-p 00000000 00:00 0 ";
-        assert_eq!(range(line), Some((0x7f12_0000_0000, 0x7f12_0002_1000)));
-        assert_eq!(range("x-y rw-p"), None);
-        assert_eq!(range(""), None);
     }
 }

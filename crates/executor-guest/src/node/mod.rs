@@ -1,5 +1,5 @@
-//! Node loads this library as an addon (`process.dlopen`), with three functions: one that forks and returns in guests, one
-//! that waits for the job, and one that is told the exit code of a guest that is about to end by itself.
+//! Node loads this library as an addon (`process.dlopen`), with functions that fork and return in guests, say the guest's
+//! own process id, wait for the job, and note the exit code of a guest that is about to end by itself.
 //!
 //! A forked Node lacks the threads of its zygote, and its own teardown waits for them. So a guest never comes there: whichever
 //! way Node ends, it ends in [`engine`], with the code that it was to end with. `docs/adr/0031-node-forks.md` has the reasons.
@@ -11,6 +11,7 @@ mod worker;
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
     ptr,
+    sync::OnceLock,
 };
 
 use engine::Engine;
@@ -85,7 +86,16 @@ pub extern "C" fn napi_register_module_v1(env: Handle, exports: Handle) -> Handl
     let Ok(node) = NodeApi::find() else {
         return exports;
     };
-    let functions: [(&CStr, Callback); 3] = [(c"serve", serve), (c"take", take), (c"leave", leave)];
+    // SAFETY: as in `NodeApi::find`.
+    if let Ok(create) = unsafe { function::<CreateNumber>(c"napi_create_int32") } {
+        CREATE_NUMBER.get_or_init(|| create);
+    }
+    let functions: [(&CStr, Callback); 4] = [
+        (c"serve", serve),
+        (c"pid", pid),
+        (c"take", take),
+        (c"leave", leave),
+    ];
     for (name, callback) in functions {
         let mut function = ptr::null_mut();
         let made = (node.create_function)(
@@ -103,15 +113,20 @@ pub extern "C" fn napi_register_module_v1(env: Handle, exports: Handle) -> Handl
     exports
 }
 
-/// Makes Node a zygote. Comes back in guests, with the process's id, which Node remembers wrongly.
+/// Makes Node a zygote. Comes back in guests, with what [`entry::executor_guest_fork`] says there.
 extern "C" fn serve(env: Handle, _call: Handle) -> Handle {
     let engine = prepare(env).unwrap_or_else(|failure| entry::fail(&failure));
-    if entry::become_guest() != 1 {
-        return number(env, -1);
-    }
-    if let Err(failure) = engine.renew() {
+    let made = entry::become_guest();
+    if made > 0
+        && let Err(failure) = engine.renew()
+    {
         guest::give_up(&failure);
     }
+    number(env, made)
+}
+
+/// The process's id, which Node remembers wrongly in a guest.
+extern "C" fn pid(env: Handle, _call: Handle) -> Handle {
     number(env, std::process::id().cast_signed())
 }
 
@@ -156,12 +171,15 @@ extern "C" fn leave(env: Handle, call: Handle) -> Handle {
     ptr::null_mut()
 }
 
-/// Looked up by itself: this is on the way of every job.
+/// `napi_create_int32`
+type CreateNumber = extern "C" fn(Handle, i32, *mut Handle) -> c_int;
+
+/// Found when the addon is loaded: this is on the way of every job, and a search goes through much memory.
+static CREATE_NUMBER: OnceLock<CreateNumber> = OnceLock::new();
+
 fn number(env: Handle, number: i32) -> Handle {
-    type Create = extern "C" fn(Handle, i32, *mut Handle) -> c_int;
     let mut value = ptr::null_mut();
-    // SAFETY: as in `NodeApi::find`.
-    if let Ok(create) = unsafe { function::<Create>(c"napi_create_int32") } {
+    if let Some(create) = CREATE_NUMBER.get() {
         create(env, number, &raw mut value);
     }
     value

@@ -3,13 +3,14 @@
 use std::{num::NonZero, sync::Arc, time::Duration};
 
 use executor_application::{CancellationToken, Job, WarmPool, chain};
-use executor_domain::{Language, ResourceLimit, Start};
+use executor_domain::{Language, Outcome, ResourceLimit, Start};
+use executor_guest::protocol::Fork;
 use futures_util::future::join_all;
 
 use super::{
     engine::Engine,
     probe::own_namespaces,
-    trial::{self, ANY_DIRECTORY, Jury},
+    trial::{self, ANY_DIRECTORY, Jury, Trial},
     walls,
 };
 use crate::{
@@ -170,7 +171,8 @@ fn recipe(
 /// How long a guest of ours may take in a slot, on a machine however busy: it has next to nothing to do.
 const TRIAL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Looks at the walls of a slot from inside, and runs guests of ours: one in that slot, each of the others in one of its own.
+/// Looks at the walls of a slot from inside, and runs guests of ours: all of them in slots that had time to prepare, the first
+/// in the one that was looked at; and the first once more in a slot that had none.
 async fn prove(
     engine: &Engine,
     mounts: &Mounts,
@@ -178,9 +180,8 @@ async fn prove(
     zygote: &Arc<Zygote>,
     limits: &ResourceLimit,
 ) -> Result<(), String> {
-    let language = runtime.language();
     let (slot, inspection) = zygote
-        .fork(engine, limits, true)
+        .fork(engine, limits, Fork::Shown)
         .await
         .map_err(|error| chain(&error))?;
     let seen = inspection.ok_or("nobody has looked at the walls of a slot")?;
@@ -190,38 +191,54 @@ async fn prove(
     }
     let mut first = Some(slot);
     let mut jury = Jury::default();
-    for trial in trial::of(language) {
+    let trials = trial::of(runtime.language());
+    let all = trials.iter().map(|trial| (Fork::Ahead, trial));
+    let once_more = trials.first().map(|trial| (Fork::Awaited, trial));
+    for (fork, trial) in all.chain(once_more) {
         let slot = if let Some(slot) = first.take() {
             slot
         } else {
-            let forked = zygote.fork(engine, limits, false).await;
+            let forked = zygote.fork(engine, limits, fork).await;
             forked.map_err(|error| chain(&error))?.0
         };
-        let prepared = runtime.prepare(
-            trial.job(language, limits)?,
-            &Surroundings::of_bubblewrap(),
-            Stage::Waiting,
-        );
-        let program = Program {
-            language,
-            mode: trial.mode,
-            limits: *limits,
-        };
-        let cancel = CancellationToken::new();
-        let run = engine.run_in(
-            slot,
-            mounts,
-            prepared.program,
-            limits,
-            Some(ANY_DIRECTORY),
-            &cancel,
-        );
-        let run = tokio::time::timeout(TRIAL_LIMIT, run)
-            .await
-            .map_err(|_| "a guest of ours did not end in a slot")?
-            .map_err(|error| chain(&error))?;
-        let outcome = judge(&program, run.finished, run.used.as_ref());
+        let outcome = hold(trial, slot, engine, mounts, runtime, limits).await?;
         jury.hear(trial, &outcome)?;
     }
     Ok(())
+}
+
+/// Runs a guest of ours in a slot.
+async fn hold(
+    trial: &Trial,
+    slot: Slot,
+    engine: &Engine,
+    mounts: &Mounts,
+    runtime: &Runtime,
+    limits: &ResourceLimit,
+) -> Result<Outcome, String> {
+    let language = runtime.language();
+    let prepared = runtime.prepare(
+        trial.job(language, limits)?,
+        &Surroundings::of_bubblewrap(),
+        Stage::Waiting,
+    );
+    let program = Program {
+        language,
+        mode: trial.mode,
+        limits: *limits,
+    };
+    let cancel = CancellationToken::new();
+    let run = engine.run_in(
+        slot,
+        mounts,
+        prepared.program,
+        limits,
+        Some(ANY_DIRECTORY),
+        &cancel,
+    );
+    let run = tokio::time::timeout(TRIAL_LIMIT, run)
+        .await
+        .map_err(|_| "a guest of ours did not end in a slot")?
+        .map_err(|error| chain(&error))?;
+    Ok(judge(&program, run.finished, run.used.as_ref()))
 }

@@ -89,13 +89,16 @@ impl Engine {
             inodes: 8,
             writable: false,
         });
+        let filters = seccomp::programs_of_slots()?;
         Ok(ZygoteSpec {
-            guest_filter: seccomp::instructions(seccomp::program()?),
-            init_filter: seccomp::instructions(&seccomp::program_of_slots()?),
+            zygote_filter: seccomp::instructions(&filters.zygote),
+            init_filter: seccomp::instructions(&filters.init),
+            guest_filter: seccomp::instructions(&filters.guest),
             guest_ids: GUEST_IDS,
             private: writable.into_iter().chain(sealed).collect(),
             workspace: GUEST_WORKSPACE.into(),
             has_channel: !is_shell,
+            rehearses: !is_shell,
             has_event_loop: language == Language::JavaScript,
         })
     }

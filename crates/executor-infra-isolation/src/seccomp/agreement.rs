@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use seccompiler::sock_filter;
+
 use super::{
-    Arch, Rule, Syscall, Verdict,
+    Arch, FURNISHING, Rule, Syscall, Verdict,
     compile::compile,
     policy::GROUPS,
+    programs_for,
     simulation::{ALLOW, Call, fails, interpret},
     syscalls::NEWEST,
 };
@@ -126,6 +129,72 @@ fn compiled_programs_decide_as_the_policy_says_on_both_architectures() {
     }
     // Control: conditions were met and missed. A call without one is tried once, `socket` some ten thousand times.
     assert!(tried > 10_000, "{tried}");
+}
+
+/// What the kernel makes of several filters: the strictest verdict, and of equals the youngest filter's (seccomp(2)).
+fn together(filters: [&[sock_filter]; 2], call: &Call) -> u32 {
+    let [young, old] = filters.map(|filter| interpret(filter, call));
+    let action = |verdict: u32| verdict & 0xffff_0000;
+    if action(old) < action(young) {
+        old
+    } else {
+        young
+    }
+}
+
+#[test]
+fn filters_in_parts_decide_as_the_policy_says() {
+    let mut furnished = 0;
+    for arch in ARCHES {
+        let programs = programs_for(arch).unwrap();
+        for rule in rules() {
+            let Some(number) = rule.syscall.number(arch) else {
+                continue;
+            };
+            for arguments in arguments(rule.syscall) {
+                let call = Call {
+                    number,
+                    arch: arch.audit_value(),
+                    arguments,
+                };
+                let said = said(rule.syscall, &arguments);
+                let told = || format!("{} {arguments:x?} on {arch:?}", rule.syscall);
+                let guest = together([&programs.guest, &programs.zygote], &call);
+                assert_eq!(guest, said, "a guest, {}", told());
+                let init = together([&programs.init, &programs.zygote], &call);
+                let may_furnish = FURNISHING.contains(&rule.syscall);
+                furnished += usize::from(may_furnish);
+                let of_init = if may_furnish { ALLOW } else { said };
+                assert_eq!(init, of_init, "an init, {}", told());
+            }
+        }
+        let whole = compile(GROUPS, arch).unwrap();
+        // What slots add is to be short: that is what the parts are for.
+        for added in [&programs.init, &programs.guest] {
+            assert!(
+                added.len() * 5 <= whole.len(),
+                "{} of {}",
+                added.len(),
+                whole.len()
+            );
+        }
+        for number in (0..=NEWEST + 64).chain([u32::MAX, X32, X32 | NEWEST]) {
+            for entered_as in FOREIGN.into_iter().chain([arch.audit_value()]) {
+                let call = Call {
+                    number,
+                    arch: entered_as,
+                    arguments: [0; 6],
+                };
+                assert_eq!(
+                    together([&programs.guest, &programs.zygote], &call),
+                    interpret(&whole, &call),
+                    "{number} by {entered_as:#x} on {arch:?}"
+                );
+            }
+        }
+    }
+    // Control: the exception was met, on each architecture.
+    assert_eq!(furnished, 2 * FURNISHING.len());
 }
 
 #[test]

@@ -39,18 +39,18 @@ const ARCHITECTURE: u32 = 4;
 /// calls that nobody has judged yet (callers fall back, as on an older kernel), and the x32 calls,
 /// whose numbers carry bit 30.
 pub(super) fn compile(groups: &[Group], arch: Arch) -> Result<BpfProgram, SeccompError> {
-    compile_without(groups, &[], arch)
+    compile_where(groups, arch, |_| true)
 }
 
-/// The same, without the rules for some system calls.
-pub(super) fn compile_without(
+/// The same, with the rules for some system calls only.
+pub(super) fn compile_where(
     groups: &[Group],
-    allowed: &[Syscall],
     arch: Arch,
+    is_judged: impl Fn(Syscall) -> bool,
 ) -> Result<BpfProgram, SeccompError> {
     let mut by_number: BTreeMap<u32, Vec<&Rule>> = BTreeMap::new();
     let rules = groups.iter().flat_map(|group| group.rules);
-    for rule in rules.filter(|rule| !allowed.contains(&rule.syscall)) {
+    for rule in rules.filter(|rule| is_judged(rule.syscall)) {
         if let Some(number) = rule.syscall.number(arch) {
             by_number.entry(number).or_default().push(rule);
         }

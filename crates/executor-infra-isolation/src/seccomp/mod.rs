@@ -65,20 +65,46 @@ pub fn program() -> Result<BpfProgramRef<'static>, SeccompError> {
     Ok(PROGRAM.get_or_init(|| program))
 }
 
-/// The program for the init of a slot: the policy but for what attaching a workspace takes. The init loses the capability
-/// for that before its guest runs.
+/// What makes a slot of a zygote, and a guest of a slot.
+const FORKING: [Syscall; 3] = [syscalls::UNSHARE, syscalls::CLONE, syscalls::CLONE3];
+/// What furnishes a slot and attaches its workspace. Its init loses the capability for that before its guest runs.
+const FURNISHING: [Syscall; 3] = [
+    syscalls::MOUNT,
+    syscalls::MOVE_MOUNT,
+    syscalls::MOUNT_SETATTR,
+];
+
+/// The policy in parts. A zygote's children inherit its filter, and what they add is short: most of what it costs to load a
+/// filter is its translation, and it grows with the program (`docs/adr/0033-filters-in-parts.md`).
+pub(crate) struct SlotPrograms {
+    /// A zygote's: all but what it takes to make guests.
+    pub zygote: BpfProgram,
+    /// What the init of a slot adds: the policy, but for what attaching a workspace takes.
+    pub init: BpfProgram,
+    /// What a guest adds: with its zygote's, the policy.
+    pub guest: BpfProgram,
+}
+
+/// The programs of zygotes and their slots.
 ///
 /// # Errors
 ///
 /// As [`program`].
-pub(crate) fn program_of_slots() -> Result<BpfProgram, SeccompError> {
+pub(crate) fn programs_of_slots() -> Result<SlotPrograms, SeccompError> {
     let arch = Arch::current().ok_or(SeccompError::UnsupportedArch(std::env::consts::ARCH))?;
-    let allowed = [
-        syscalls::MOUNT,
-        syscalls::MOVE_MOUNT,
-        syscalls::MOUNT_SETATTR,
-    ];
-    compile::compile_without(policy(), &allowed, arch)
+    programs_for(arch)
+}
+
+fn programs_for(arch: Arch) -> Result<SlotPrograms, SeccompError> {
+    let forks = |syscall| FORKING.contains(&syscall);
+    let furnishes = |syscall| FURNISHING.contains(&syscall);
+    let compile =
+        |is_judged: &dyn Fn(Syscall) -> bool| compile::compile_where(policy(), arch, is_judged);
+    Ok(SlotPrograms {
+        zygote: compile(&|syscall| !forks(syscall) && !furnishes(syscall))?,
+        init: compile(&forks)?,
+        guest: compile(&|syscall| forks(syscall) || furnishes(syscall))?,
+    })
 }
 
 /// A program as the numbers that travel to a zygote.

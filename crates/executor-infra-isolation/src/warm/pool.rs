@@ -11,6 +11,7 @@ use std::{
 
 use executor_application::{WarmPool, chain};
 use executor_domain::{Language, ResourceLimit, Start};
+use executor_guest::protocol::Fork;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -163,7 +164,7 @@ impl Pool {
         let made = match zygote {
             Some(zygote) => {
                 shared.on_demand.fetch_add(1, Ordering::Relaxed);
-                let made = shared.fork(&zygote).await;
+                let made = shared.fork(&zygote, Fork::Awaited).await;
                 shared.on_demand.fetch_sub(1, Ordering::Relaxed);
                 shared.changed.notify_one();
                 made
@@ -201,8 +202,8 @@ impl Shared {
     }
 
     /// Makes a slot. A zygote that cannot is dismissed.
-    async fn fork(&self, zygote: &Arc<Zygote>) -> Option<Slot> {
-        match zygote.fork(&self.engine, &self.recipe.limits, false).await {
+    async fn fork(&self, zygote: &Arc<Zygote>, fork: Fork) -> Option<Slot> {
+        match zygote.fork(&self.engine, &self.recipe.limits, fork).await {
             Ok((slot, _)) => Some(slot),
             Err(error) => {
                 self.report(&error);
@@ -269,7 +270,7 @@ impl Shared {
             };
             let shared = Arc::clone(self);
             tokio::spawn(async move {
-                let made = shared.fork(&zygote).await;
+                let made = shared.fork(&zygote, Fork::Ahead).await;
                 let mut state = shared.state();
                 state.making -= 1;
                 state.ready.extend(made);

@@ -13,7 +13,7 @@ use std::{
 
 use executor_application::{Listener, OutputStream};
 use executor_domain::{CapturedOutput, Language, ResourceLimit};
-use executor_guest::protocol::{self, ZygoteSpec};
+use executor_guest::protocol::{self, Fork, ZygoteSpec};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -183,9 +183,9 @@ impl Zygote {
         self: &Arc<Self>,
         engine: &Engine,
         limits: &ResourceLimit,
-        inspect: bool,
+        fork: Fork,
     ) -> Result<(Slot, Option<Inspection>), ZygoteError> {
-        let made = tokio::time::timeout(FORK_LIMIT, self.make(engine, limits, inspect));
+        let made = tokio::time::timeout(FORK_LIMIT, self.make(engine, limits, fork));
         made.await
             .unwrap_or_else(|_| Err(ZygoteError::Fork(io::ErrorKind::TimedOut.into())))
     }
@@ -194,26 +194,26 @@ impl Zygote {
         self: &Arc<Self>,
         engine: &Engine,
         limits: &ResourceLimit,
-        inspect: bool,
+        fork: Fork,
     ) -> Result<(Slot, Option<Inspection>), ZygoteError> {
-        let fork = ZygoteError::Fork;
+        let failed = ZygoteError::Fork;
         let cgroup = engine.slot_cgroup(limits)?;
         let entrances = cgroup.as_ref().map(open_entrances).transpose();
-        let entrances = entrances.map_err(fork)?.unwrap_or_default();
-        let (mut control, their_control) = socket::pair().map_err(fork)?;
-        let (channel, their_channel) = socket::pair().map_err(fork)?;
-        let (stdout, their_stdout) = supervisor::pipe_of_guest(engine.run_as).map_err(fork)?;
-        let (stderr, their_stderr) = supervisor::pipe_of_guest(engine.run_as).map_err(fork)?;
+        let entrances = entrances.map_err(failed)?.unwrap_or_default();
+        let (mut control, their_control) = socket::pair().map_err(failed)?;
+        let (channel, their_channel) = socket::pair().map_err(failed)?;
+        let (stdout, their_stdout) = supervisor::pipe_of_guest(engine.run_as).map_err(failed)?;
+        let (stderr, their_stderr) = supervisor::pipe_of_guest(engine.run_as).map_err(failed)?;
         let theirs: Vec<_> = [their_control, their_channel, their_stdout, their_stderr]
             .into_iter()
             .chain(entrances)
             .collect();
-        let init = self.request(inspect, &theirs).await.map_err(fork)?;
+        let init = self.request(fork, &theirs).await.map_err(failed)?;
         drop(theirs);
-        let processes = BwrapProcesses::of_slot(init).map_err(fork)?;
+        let processes = BwrapProcesses::of_slot(init).map_err(failed)?;
         self.forks.fetch_add(1, Ordering::Relaxed);
 
-        let report = read_report(&mut control).await.map_err(fork)?;
+        let report = read_report(&mut control).await.map_err(failed)?;
         let inspection = match report {
             Report::Started(inspection) => inspection,
             Report::Failed(why) => return Err(ZygoteError::Slot(why)),
@@ -233,18 +233,13 @@ impl Zygote {
     }
 
     /// Asks for a slot, whose descriptors these are, and gets a descriptor of its init's process.
-    async fn request(&self, inspect: bool, descriptors: &[OwnedFd]) -> io::Result<OwnedFd> {
+    async fn request(&self, fork: Fork, descriptors: &[OwnedFd]) -> io::Result<OwnedFd> {
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         let mut channel = self.channel.lock().await;
         if self.confused.swap(true, Ordering::Relaxed) {
             return Err(io::Error::other("an earlier request has no answer"));
         }
-        let request = if inspect {
-            protocol::FORK_AND_INSPECT
-        } else {
-            protocol::FORK
-        };
-        send_with(&channel, &[request], &borrowed).await?;
+        send_with(&channel, &[fork.byte()], &borrowed).await?;
         let mut answer = [0];
         let init = receive_with(&channel, &mut answer).await?;
         let result = match (answer, init) {

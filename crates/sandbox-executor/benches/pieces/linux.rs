@@ -113,8 +113,8 @@ fn without_io(criterion: &mut Criterion) {
     group.bench_function("build the arguments of a cold run", |bencher| {
         bencher.iter(|| black_box(&system).arguments());
     });
-    group.bench_function("compile the seccomp filter", |bencher| {
-        bencher.iter(|| pieces::compile_filter().unwrap());
+    group.bench_function("compile the seccomp filters of slots", |bencher| {
+        bencher.iter(|| pieces::compile_filters().unwrap());
     });
     let (execution_id, session_id) = (next_id(), session());
     let header = JobHeader {

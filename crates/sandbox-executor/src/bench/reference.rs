@@ -19,6 +19,8 @@ pub(super) struct Reference {
     bwrap: Box<Path>,
     interpreter: String,
     arguments: &'static [&'static str],
+    /// Whether it imports packages.
+    has_packages: bool,
     /// Who guests are, where that is somebody else than we.
     user: Option<GuestUser>,
 }
@@ -37,6 +39,7 @@ impl Reference {
             bwrap: config.bwrap_path.clone().into(),
             interpreter: interpreter.to_owned(),
             arguments: subject.bare,
+            has_packages: subject.preload.is_some(),
             // As root, Bubblewrap would do less and start faster than it ever does for a guest.
             user: rustix::process::geteuid().is_root().then_some(config.guest),
         }
@@ -48,7 +51,12 @@ impl Reference {
             .args(["--unshare-all", "--ro-bind", "/usr", "/usr"])
             .args(["--symlink", "usr/bin", "/bin"])
             .args(["--symlink", "usr/lib", "/lib"])
-            .args(["--symlink", "usr/lib64", "/lib64"])
+            .args(["--symlink", "usr/lib64", "/lib64"]);
+        if self.has_packages {
+            // Where Debian says which BLAS there is, without which numpy is not imported.
+            command.args(["--ro-bind-try", "/etc/alternatives", "/etc/alternatives"]);
+        }
+        command
             .args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"])
             .args(["--die-with-parent", &self.interpreter])
             .args(self.arguments)

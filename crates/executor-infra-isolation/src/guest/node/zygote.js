@@ -143,7 +143,7 @@
   const serve = () => {
     const guest = { exports: {} };
     process.dlopen(guest, "/proc/self/fd/4");
-    const { serve: fork, take: getJob, leave } = guest.exports;
+    const { serve: fork, pid, take: getJob, leave } = guest.exports;
     if (fork === undefined) refuse("this Node has another Node-API");
     if (threads() > atFirst) refuse("something has started threads, which a fork does not have");
     noteExitCode(leave);
@@ -153,22 +153,34 @@
     v8.setFlagsFromString("--no-expose-gc");
     gc();
     gc();
-    const pid = fork();
-    if (pid < 0) refuse("this Node cannot be forked");
+    // Also looks at the whole heap, which has it swept: else each guest would sweep, and so write to, all that it shares.
+    v8.getHeapCodeStatistics();
+    const made = fork();
+    if (made < 0) refuse("this Node cannot be forked");
     isGuest = true;
-    Object.defineProperty(process, "pid", { value: pid });
+    Object.defineProperty(process, "pid", { value: pid() });
     if (packages.length > 0) {
       // A package may have drawn from these, and what is left of what Node has drawn ahead, all guests have a copy of.
       const crypto = ours("crypto");
       for (let count = 0; count < 128; count += 1) crypto.randomUUID();
       for (let count = 0; count < 1024; count += 1) crypto.randomInt(2);
     }
-    // Once more, so that memory that every guest writes to is the guest's own before it has its job.
-    warmUp(JOBS.slice(0, 1)).then(() => {
-      if (getJob() !== 0) refuse("the guest got no job");
-      receive.noteExit = leave;
-      process.nextTick(runner, ours, receive);
-    }, unwarmed);
+    // Again where nobody waits yet, so that memory that every guest reads from or writes to is the guest's own before it has
+    // its job. Its standard input is empty until then.
+    const again = made === 1 ? [JOBS[0]] : [];
+    if (made === 1) {
+      fs.readSync(0, arrived, 0, 1, null);
+      fs.writeSync(1, arrived, 0, 0);
+    }
+    // The runner is under way already when it waits for its job.
+    let hasJob = false;
+    const receiveJob = (kind) => {
+      if (!hasJob && getJob() !== 0) refuse("the guest got no job");
+      hasJob = true;
+      return receive(kind);
+    };
+    receiveJob.noteExit = leave;
+    warmUp(again).then(() => process.nextTick(runner, ours, receiveJob), unwarmed);
   };
 
   // As in bootstrap.js, guests start from a tick of Node's first round.

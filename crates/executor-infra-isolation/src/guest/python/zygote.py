@@ -18,11 +18,14 @@ def zygote():
         program = compile(program[1:], "<runner>", "exec", dont_inherit=True, optimize=2)
     runner = {"__name__": "sandbox_executor_runner"}
     exec(program, runner)
+    # OpenBLAS starts threads when it is loaded, and at a fork waits for them, which a copy of this process does not have.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for name in receive().decode().split():
         try:
             importlib.import_module(name)
         except BaseException as error:
             sys.exit("%s cannot be imported: %s: %s" % (name, type(error).__name__, error))
+    del os.environ["OPENBLAS_NUM_THREADS"]
     guest = ctypes.PyDLL("/proc/self/fd/4")
     interpreter = ctypes.pythonapi
     # Not often: from the eighth time on CPython rewrites the code, and guests could then recurse one level deeper than cold.
@@ -32,13 +35,16 @@ def zygote():
     guest.executor_guest_wait()
     while True:
         interpreter.PyOS_BeforeFork()
-        if guest.executor_guest_fork():
+        made = guest.executor_guest_fork()
+        if made:
             break
         interpreter.PyOS_AfterFork_Parent()
     interpreter.PyOS_AfterFork_Child()
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
-    runner["rehearse"]()
+    if made == 1:
+        # Nobody waits yet.
+        runner["rehearse"]()
     channel = open(3, "rb", closefd=False)
     guest.executor_guest_take()
     runner["main"](channel)

@@ -30,7 +30,7 @@ NOT_HERE = ("docs.rs",)
 FOREIGN = {
     "apt-get", "apparmor_parser", "brew", "systemd-sysusers", "systemd-tmpfiles", "systemd-analyze", "cat", "cd", "chmod", "dpkg", "echo", "export", "for", "git", "install", "journalctl",
     "kill", "modprobe", "openssl", "printf", "sleep", "sudo", "sysctl", "systemctl", "tee", "wait", "xcode-select", "jq", "mkdir",
-    "rustup", "sh", "source", ".", "python3", "pip", "test", "true", "setpriv",
+    "rustup", "security", "sh", "source", "sqlite3", ".", "python3", "pip", "test", "true", "setpriv",
 }
 problems = []
 

@@ -271,6 +271,14 @@ impl Zygote {
     }
 }
 
+/// Waits until no slot is made: while one is, its zygote holds what the slot is to get.
+fn refilled() {
+    block_on(support::eventually("the pools are full", || {
+        let pools = sandbox().warm_pools();
+        pools.iter().all(|pool| pool.ready >= pool.target)
+    }));
+}
+
 /// `SOAK_FORKS` says how many; by default as many as there is patience for.
 #[test]
 fn a_zygote_stays_as_it_is_however_often_it_forks() {
@@ -285,6 +293,7 @@ fn a_zygote_stays_as_it_is_however_often_it_forks() {
     let forks = env::var("SOAK_FORKS").map_or(300, |text| text.parse().unwrap());
     let code = "def handler(event): return 7";
     returned(code, 20);
+    refilled();
     let before = Zygote::of_python();
     let workspace = Workspace::new();
     for number in 0..forks {
@@ -294,6 +303,7 @@ fn a_zygote_stays_as_it_is_however_often_it_forks() {
             eprintln!("{} forks: {:?}", number + 1, Zygote::of_python());
         }
     }
+    refilled();
     let after = Zygote::of_python();
     assert_eq!(after.descriptors, before.descriptors);
     assert_eq!(after.zombies, 0);

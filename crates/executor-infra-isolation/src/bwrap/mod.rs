@@ -87,7 +87,7 @@ pub struct BwrapSandbox {
 }
 
 impl BwrapSandbox {
-    /// Makes the sandbox ready, and proves by a real run that its walls stand. Takes about a tenth of a second.
+    /// Makes the sandbox ready, and proves by a real run that its walls stand. Takes some tenths of a second.
     ///
     /// Must be called inside a tokio runtime with I/O and time.
     ///

@@ -271,7 +271,7 @@ impl Trial for Ours<'_> {
     }
 }
 
-/// Tries everything that the sandbox needs and says what works: for `doctor`. Takes about a tenth of a second.
+/// Tries everything that the sandbox needs and says what works: for `doctor`. Takes some tenths of a second.
 pub async fn examine(config: BwrapConfig) -> Vec<Check> {
     match BwrapSandbox::start(config).await {
         Ok(sandbox) => {

@@ -233,7 +233,7 @@ impl Builder {
     }
 
     /// Makes the executor. Unless there is an own sandbox, one is really started, and its walls are looked at from
-    /// inside; that takes about a tenth of a second. Must be called inside a tokio runtime with I/O and time.
+    /// inside; that takes some tenths of a second. Must be called inside a tokio runtime with I/O and time.
     ///
     /// # Errors
     ///

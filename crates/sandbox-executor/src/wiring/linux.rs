@@ -27,7 +27,7 @@ pub(super) async fn start(config: &Config) -> Result<Arc<dyn Sandbox>, Isolation
     Ok(Arc::new(sandbox))
 }
 
-/// Tries everything that the sandbox needs. Takes about a tenth of a second.
+/// Tries everything that the sandbox needs. Takes some tenths of a second.
 pub async fn examine(config: &Config) -> Vec<Finding> {
     match bwrap(config) {
         Ok(bwrap) => executor_infra_isolation::examine(bwrap)

@@ -133,8 +133,19 @@ fn every_start_is_measured_beside_the_reference() {
         "{report}"
     );
     assert_eq!(report["overload"]["all_refusals_have_retry_after"], true);
+    let neighbours = report["neighbours"].as_array().unwrap();
+    let limits: Vec<_> = neighbours
+        .iter()
+        .map(|it| it["limit"].as_str().unwrap())
+        .collect();
+    assert_eq!(limits, ["memory", "processes", "output"]);
+    for neighbour in neighbours {
+        for latency in ["alone_ms", "beside_ms"] {
+            assert!(are_percentiles(&neighbour[latency], 5), "{neighbour}");
+        }
+    }
     let promises = report["promises"].as_array().unwrap();
-    assert_eq!(promises.len(), 9, "{report}");
+    assert_eq!(promises.len(), 9 + neighbours.len(), "{report}");
     for promise in promises {
         assert_eq!(
             promise["found"].is_null(),

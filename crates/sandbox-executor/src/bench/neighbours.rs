@@ -12,14 +12,14 @@ use super::{
     stats::{Latency, Samples},
 };
 
-/// How often each guest is measured beside nobody and beside each of the greedy ones, in turns.
-const ROUNDS: usize = 4;
+/// Most samples in a round: beside nobody, and beside each of the greedy guests, in turns.
+const SAMPLES_A_ROUND: usize = 75;
 /// How long a greedy guest has before somebody beside it counts. It is at its limits long before.
 const HEAD_START: Duration = Duration::from_millis(500);
 /// Between samples: whoever sends as fast as it can is no modest neighbour.
 const PAUSE: Duration = Duration::from_millis(5);
 /// A greedy guest is ended after this, and comes again.
-const TURN_SECONDS: u64 = 5;
+const TURN_SECONDS: u64 = 2;
 
 /// A guest that takes what it can get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,11 +83,12 @@ pub(super) async fn neighbours(
     plan: &Plan,
 ) -> Result<Vec<Neighbour>, Failure> {
     let mut client = Client::connect(address).await?;
-    let each = plan.samples.div_ceil(ROUNDS);
+    let rounds = plan.samples.div_ceil(SAMPLES_A_ROUND);
+    let each = plan.samples.div_ceil(rounds);
     let mut alone = Vec::new();
     let mut beside = GREEDY.map(|_| (Vec::new(), false));
     let mut number = 0;
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         some(&mut client, subject, each, &mut alone).await?;
         for (greedy, (times, at_limit)) in GREEDY.into_iter().zip(&mut beside) {
             let (stop, guest) = begin(address, greedy, number).await?;

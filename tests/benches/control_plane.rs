@@ -1,4 +1,5 @@
-//! What nobody who runs code should notice: that a control plane is away or slow, and that output travels through a daemon.
+//! What nobody who runs code should notice: that a control plane is away or slow, and that output travels through a daemon. And
+//! what a control plane should notice: that heartbeats come in time, also of a hundred runs.
 //!
 //! Daemons that differ in their control plane alone serve the same bursts of runs in turns, so that a busy moment of the
 //! machine hits all of them; the table shows ratios to the one that has none. A second one that has none shows how much of a
@@ -41,6 +42,13 @@ const PROMISED: f64 = 0.05;
 const LINES: usize = 300;
 /// Most that a line may take from the guest's flush to the reader.
 const FIRST_BYTE: Duration = Duration::from_millis(20);
+
+/// Runs at the same time whose heartbeats are timed, how long each takes, and how far apart its heartbeats are to be: this many
+/// seconds, give or take one.
+const BEATING: usize = 100;
+const BEATS_FOR: &str = "sleep 30";
+const INTERVAL: f64 = 5.0;
+const TOLERATED: f64 = 1.0;
 
 /// A daemon, and how it did.
 struct Subject {
@@ -211,6 +219,42 @@ fn piped() -> Vec<Duration> {
     ages
 }
 
+/// Seconds from each heartbeat of a run to its next one, of many runs that are on at the same time.
+async fn heartbeats() -> Vec<f64> {
+    let plane = Plane::new(Manners::Good).listen().await;
+    let daemon = Daemon::with(&[("CONTROL_PLANE_URL", &plane.url())]);
+    let runs: Vec<_> = (0..BEATING).map(|_| request("shell", BEATS_FOR)).collect();
+    let answers: Vec<_> = runs.iter().map(|run| daemon.spawn(run)).collect();
+    for answer in answers {
+        answer.await.unwrap().completed();
+    }
+    let mut pauses = Vec::new();
+    for run in &runs {
+        let id = run["execution_id"].as_str().unwrap();
+        let beats = plane.plane.taken(&format!("/executions/{id}/heartbeat"));
+        let times: Vec<_> = beats
+            .iter()
+            .map(|beat| second_of_day(beat.body["timestamp"].as_str().unwrap()))
+            .collect();
+        // The first comes an interval after the start: five fit, or six where the machine is slow to start so many.
+        assert!(times.len() >= 5, "{times:?}");
+        pauses.extend(
+            times
+                .windows(2)
+                .map(|pair| (pair[1] - pair[0]).rem_euclid(86_400.0)),
+        );
+    }
+    pauses.sort_unstable_by(f64::total_cmp);
+    pauses
+}
+
+fn second_of_day(time: &str) -> f64 {
+    let (_, clock) = time.trim_end_matches('Z').split_once('T').unwrap();
+    clock
+        .split(':')
+        .fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
+}
+
 #[tokio::main(worker_threads = 2)]
 async fn main() {
     compare().await;
@@ -227,4 +271,13 @@ async fn main() {
     }
     let is_kept = percentile(&streamed, 99) <= FIRST_BYTE.as_secs_f64() * 1e3;
     println!("promised: at most {FIRST_BYTE:?} {}", verdict(is_kept));
+
+    let pauses = heartbeats().await;
+    let (shortest, longest) = (pauses[0], pauses[pauses.len() - 1]);
+    let is_kept = shortest >= INTERVAL - TOLERATED && longest <= INTERVAL + TOLERATED;
+    println!(
+        "\nbetween heartbeats of {BEATING} runs at the same time: {shortest:.2} to {longest:.2} s\n\
+         promised: {INTERVAL} s, give or take {TOLERATED} {}",
+        verdict(is_kept)
+    );
 }

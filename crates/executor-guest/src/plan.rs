@@ -26,8 +26,10 @@ pub fn gaps(first: u32, keep: &[i32]) -> Vec<(u32, u32)> {
 /// A range of addresses, the end excluded.
 pub type Range = std::ops::Range<usize>;
 
-/// Longest mapping that is worth having whole for the sake of what is used of it, in bytes.
-const SMALL: usize = 4 << 20;
+/// Longest mapping of a file that is worth having whole for the sake of what is used of it, in bytes;
+const SMALL: usize = 1 << 20;
+/// and the same of memory, of which each slot takes as much.
+const SMALL_OWN: usize = 256 << 10;
 
 /// Memory that an interpreter has in small mappings, by its `/proc/self/maps` (proc(5)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,7 +53,7 @@ pub fn small(maps: &str) -> Small {
         let path = words.nth(3).unwrap_or_default();
         let is_file = path.starts_with('/') && !path.starts_with("/memfd:");
         match permissions {
-            "rw-p" if path != "[stack]" => small.written.push(range),
+            "rw-p" if path != "[stack]" && range.len() <= SMALL_OWN => small.written.push(range),
             "r-xp" | "r--p" if is_file => small.read.push(range),
             _ => {}
         }
@@ -118,7 +120,7 @@ mod tests {
 5000-6000 rw-s 00000000 00:01 5                          /memfd:shared (deleted)
 6000-7000 ---p 00000000 00:00 0
 8000-9000 rw-p 00000000 00:00 0                          [heap]
-9000-9001000 rw-p 00000000 00:00 0
+9000-4a000 rw-p 00000000 00:00 0
 9001000-9002000 r-xp 00000000 00:00 0                    [vdso]
 9002000-9003000 r-xp 00000000 00:01 7                    /memfd:library (deleted)
 9003000-9004000 rw-p 00000000 00:00 0                    [stack]

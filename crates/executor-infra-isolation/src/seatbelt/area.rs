@@ -53,8 +53,11 @@ impl Area {
         } else {
             std::env::temp_dir()
         };
-        let place = place.canonicalize()?;
-        remove_abandoned(&place);
+        Self::root_in(&place.canonicalize()?, guests_apart)
+    }
+
+    fn root_in(place: &Path, guests_apart: bool) -> io::Result<Self> {
+        remove_abandoned(place);
         let own = std::process::id();
         for attempt in 0..1000 {
             let path = place.join(format!("{PREFIX}{own}-{attempt}"));
@@ -222,7 +225,9 @@ mod tests {
 
     #[test]
     fn an_area_is_private_and_leaves_nothing_behind() {
-        let root = Area::root(false).unwrap();
+        // Nobody else makes directories here, who might take the name of one that is gone.
+        let place = tempfile::tempdir().unwrap();
+        let root = Area::root_in(place.path(), false).unwrap();
         let area = Area::new(&root, 7, None).unwrap();
         let path = area.path.clone();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

@@ -25,7 +25,7 @@ use std::{
 
 use futures_util::future::join_all;
 use nix::time::{ClockId, clock_gettime};
-use plane::{Listening, Manners, Plane};
+use plane::{Listening, Manners, Plane, Request};
 use serde_json::json;
 use support::daemon::{Daemon, request, request_with};
 
@@ -232,10 +232,7 @@ async fn heartbeats() -> Vec<f64> {
     for run in &runs {
         let id = run["execution_id"].as_str().unwrap();
         let beats = plane.plane.taken(&format!("/executions/{id}/heartbeat"));
-        let times: Vec<_> = beats
-            .iter()
-            .map(|beat| second_of_day(beat.body["timestamp"].as_str().unwrap()))
-            .collect();
+        let times: Vec<_> = beats.iter().map(Request::second_of_day).collect();
         // The first comes an interval after the start: five fit, or six where the machine is slow to start so many.
         assert!(times.len() >= 5, "{times:?}");
         pauses.extend(
@@ -246,13 +243,6 @@ async fn heartbeats() -> Vec<f64> {
     }
     pauses.sort_unstable_by(f64::total_cmp);
     pauses
-}
-
-fn second_of_day(time: &str) -> f64 {
-    let (_, clock) = time.trim_end_matches('Z').split_once('T').unwrap();
-    clock
-        .split(':')
-        .fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
 }
 
 #[tokio::main(worker_threads = 2)]

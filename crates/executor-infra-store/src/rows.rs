@@ -57,6 +57,22 @@ impl Unreadable {
     }
 }
 
+/// What was read of the execution of this number; `None`, and noted, where it cannot be read.
+fn sift<T>(
+    read: Result<T, StoreError>,
+    number: i64,
+    unreadable: &mut Vec<Unreadable>,
+) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(why @ StoreError::Damaged(_)) => {
+            unreadable.push(Unreadable::new(number, &why));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// An execution that was set aside just now.
 #[derive(Debug)]
 pub(crate) struct SetAside {
@@ -438,13 +454,8 @@ pub(crate) fn find(
         unreadable: Vec::new(),
     };
     if let Some(number) = number {
-        match kept(connection, number) {
-            Ok(found) => met.found = found.map(|(kept, _bytes)| kept),
-            Err(why @ StoreError::Damaged(_)) => {
-                met.unreadable.push(Unreadable::new(number, &why));
-            }
-            Err(error) => return Err(error),
-        }
+        let read = sift(kept(connection, number), number, &mut met.unreadable)?;
+        met.found = read.flatten().map(|(kept, _bytes)| kept);
     }
     Ok(met)
 }
@@ -521,16 +532,10 @@ fn executions(
             break;
         };
         let number = row.get(0).map_err(failed)?;
-        match kept(connection, number) {
-            Ok(None) => {}
-            Ok(Some((kept, size))) => {
-                bytes += size;
-                met.found.push(kept.execution);
-            }
-            Err(why @ StoreError::Damaged(_)) => {
-                met.unreadable.push(Unreadable::new(number, &why));
-            }
-            Err(error) => return Err(error),
+        let read = sift(kept(connection, number), number, &mut met.unreadable)?;
+        if let Some((kept, size)) = read.flatten() {
+            bytes += size;
+            met.found.push(kept.execution);
         }
     }
     Ok(met)
@@ -666,11 +671,7 @@ pub(crate) fn list(connection: &Connection, query: &Query) -> Result<Met<Page>, 
         let summary = SummaryRow::read(row)
             .map_err(failed)
             .and_then(SummaryRow::into_summary);
-        match summary {
-            Ok(summary) => page.items.push(summary),
-            Err(why @ StoreError::Damaged(_)) => unreadable.push(Unreadable::new(number, &why)),
-            Err(error) => return Err(error),
-        }
+        page.items.extend(sift(summary, number, &mut unreadable)?);
     }
     Ok(Met {
         found: page,

@@ -80,6 +80,13 @@ fn reporting() -> StoreOptions {
     }
 }
 
+fn reporting_for(seconds: u64) -> StoreOptions {
+    StoreOptions {
+        ttl: Duration::from_secs(seconds),
+        ..reporting()
+    }
+}
+
 fn open(directory: &TempDir, options: StoreOptions) -> SqliteStore {
     SqliteStore::open(directory.path(), options).unwrap()
 }
@@ -460,10 +467,7 @@ impl Hands {
 async fn results_go_after_their_time_whatever_the_clock_says() {
     let directory = tempfile::tempdir().unwrap();
     let hands = Hands::new();
-    let options = StoreOptions {
-        ttl: Duration::from_secs(100),
-        ..reporting()
-    };
+    let options = reporting_for(100);
     let store = hands.open(&directory, options);
     keep(&store, &loud("old", 1)).await;
     store.delivered(&id("old")).await.unwrap();
@@ -780,10 +784,7 @@ async fn damage_that_shows_later_is_an_error_and_not_an_answer() {
 async fn what_cannot_be_read_is_set_aside_and_the_outbox_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let hands = Hands::new();
-    let options = StoreOptions {
-        ttl: Duration::from_secs(100),
-        ..reporting()
-    };
+    let options = reporting_for(100);
     let store = hands.open(&directory, options);
     for name in ["a", "b", "c", "d", "e"] {
         keep(&store, &loud(name, 10)).await;

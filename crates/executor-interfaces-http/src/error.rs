@@ -99,9 +99,7 @@ impl Row {
             solution: solution.into(),
         }
     }
-}
 
-impl Row {
     /// For an execution that is kept and damaged: asking again does not help.
     fn unreadable() -> Self {
         Self::new(

@@ -44,6 +44,17 @@ pub(crate) struct Request {
     pub(crate) body: Value,
 }
 
+impl Request {
+    /// The second of the day that its timestamp says.
+    pub(crate) fn second_of_day(&self) -> f64 {
+        let time = self.body["timestamp"].as_str().unwrap();
+        let (_, clock) = time.trim_end_matches('Z').split_once('T').unwrap();
+        clock
+            .split(':')
+            .fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct Plane {
     manners: Arc<Mutex<Manners>>,

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{
-    plane::{Manners, Plane},
+    plane::{Manners, Plane, Request},
     support::{
         daemon::{Daemon, appears, passable_directory, request, request_with},
         eventually,
@@ -174,10 +174,7 @@ async fn whoever_runs_has_a_heartbeat_and_nobody_else() {
             assert_eq!(beat.body.as_object().unwrap().len(), 2, "{beat:?}");
             assert_eq!(beat.body["progress"], Value::Null);
         }
-        let times: Vec<_> = beats
-            .iter()
-            .map(|beat| seconds(&beat.body["timestamp"]))
-            .collect();
+        let times: Vec<_> = beats.iter().map(Request::second_of_day).collect();
         // Not more often than asked for; a machine that is busy makes single ones late.
         let pauses = u32::try_from(times.len() - 1).unwrap();
         let pause = (times[times.len() - 1] - times[0]) / f64::from(pauses);
@@ -188,15 +185,6 @@ async fn whoever_runs_has_a_heartbeat_and_nobody_else() {
     // Two intervals: whoever still had a heartbeat would show it.
     tokio::time::sleep(Duration::from_millis(2200)).await;
     assert_eq!(plane.plane.read("/heartbeat").len(), before);
-}
-
-/// The seconds of the day of a time.
-fn seconds(time: &Value) -> f64 {
-    let text = time.as_str().unwrap();
-    let (_, clock) = text.trim_end_matches('Z').split_once('T').unwrap();
-    clock
-        .split(':')
-        .fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
 }
 
 #[tokio::test]

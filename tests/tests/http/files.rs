@@ -479,8 +479,7 @@ async fn sessions_that_nobody_uses_are_removed_by_themselves() {
         "{line}"
     );
     assert_eq!(log.matches("session removed").count(), 1, "{log}");
-    let metrics = get(&daemon, "/metrics", &[]).await;
-    let metrics = String::from_utf8(metrics.body).unwrap();
+    let metrics = daemon.metrics().await;
     let value = |series: &str| {
         let line = metrics.lines().find_map(|line| line.strip_prefix(series));
         line.unwrap().trim().parse::<u64>().unwrap()

@@ -20,16 +20,6 @@ use super::support::{
     tls::{acceptor, fixture},
 };
 
-async fn metrics(daemon: &Daemon) -> String {
-    let answer = daemon.get("/metrics").send().await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(
-        answer.headers()["content-type"],
-        "text/plain; version=0.0.4; charset=utf-8"
-    );
-    answer.text().await.unwrap()
-}
-
 /// The value of a series, which must be there.
 #[track_caller]
 fn value<'a>(text: &'a str, series: &str) -> &'a str {
@@ -41,7 +31,7 @@ fn value<'a>(text: &'a str, series: &str) -> &'a str {
 #[tokio::test]
 async fn counters_follow_what_happens() {
     let daemon = Daemon::start();
-    let begin = metrics(&daemon).await;
+    let begin = daemon.metrics().await;
     assert_eq!(
         value(
             &begin,
@@ -66,7 +56,7 @@ async fn counters_follow_what_happens() {
         .await
         .unwrap();
 
-    let text = metrics(&daemon).await;
+    let text = daemon.metrics().await;
     for (series, expected) in [
         (
             r#"sandbox_executions_total{language="shell",status="completed"}"#,
@@ -127,7 +117,7 @@ async fn who_runs_is_counted_while_it_runs() {
     super::support::daemon::alive_becomes(&marker, 1).await;
     let _second = daemon.spawn(&request("shell", "true"));
     for _ in 0..1000 {
-        let text = metrics(&daemon).await;
+        let text = daemon.metrics().await;
         let levels = ["active ", "queued "]
             .map(|level| value(&text, &format!("sandbox_executions_{level}")));
         if levels == ["1", "1"] {

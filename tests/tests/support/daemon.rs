@@ -251,6 +251,28 @@ impl Daemon {
         }
     }
 
+    /// What `GET /metrics` says now, in the format that is sent where nobody asks for another one.
+    pub(crate) async fn metrics(&self) -> String {
+        let answer = self.get("/metrics").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(
+            answer.headers()["content-type"],
+            "text/plain; version=0.0.4; charset=utf-8"
+        );
+        answer.text().await.unwrap()
+    }
+
+    /// Each of these is a line of its metrics now.
+    pub(crate) async fn counts(&self, lines: &[&str]) {
+        let metrics = self.metrics().await;
+        for line in lines {
+            assert!(
+                metrics.lines().any(|found| found == *line),
+                "{line}\n{metrics}"
+            );
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
     }

@@ -76,6 +76,13 @@ lint_what_is_compiled() { export RUSTC_WORKSPACE_WRAPPER=clippy-driver RUSTFLAGS
 # For stages that run what was compiled: target/bundle is there afterwards. Under scripts/test it is there already.
 need_build() { [ -n "${SANDBOX_EXECUTOR_BUILT-}" ] || "$(dirname "${BASH_SOURCE[0]}")/../ci/build"; }
 
+# For whoever boots the virtual machine of tests/vm.
+need_virtual_machine() {
+    [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || not_run "the virtual machine is built for, and from, x86-64 Linux"
+    is_root || not_run "building the image of the virtual machine needs root"
+    need_debian_packages qemu-system-x86 mmdebstrap e2fsprogs
+}
+
 # Makes a Python environment for a tool, in a directory below target: this installs nothing for the user.
 make_venv() {
     has python3 || not_run "needs python3"

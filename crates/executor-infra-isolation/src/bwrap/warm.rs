@@ -1,6 +1,6 @@
 //! What is kept warm: which languages, proven how, and what each falls back to and why.
 
-use std::{num::NonZero, sync::Arc, time::Duration};
+use std::{iter, num::NonZero, sync::Arc, time::Duration};
 
 use executor_application::{CancellationToken, Job, WarmPool, chain};
 use executor_domain::{Language, Outcome, ResourceLimit, Start};
@@ -189,19 +189,28 @@ async fn prove(
     if !breaches.is_empty() {
         return Err(format!("a slot does not hold: {}", breaches.join("; ")));
     }
-    let mut first = Some(slot);
-    let mut jury = Jury::default();
     let trials = trial::of(runtime.language());
     let all = trials.iter().map(|trial| (Fork::Ahead, trial));
     let once_more = trials.first().map(|trial| (Fork::Awaited, trial));
-    for (fork, trial) in all.chain(once_more) {
-        let slot = if let Some(slot) = first.take() {
-            slot
-        } else {
-            let forked = zygote.fork(engine, limits, fork).await;
-            forked.map_err(|error| chain(&error))?.0
-        };
-        let outcome = hold(trial, slot, engine, mounts, runtime, limits).await?;
+    let slots = iter::once(Some(slot)).chain(iter::repeat_with(|| None));
+    // All at once: a guest of ours waits for its own threads and children most of the time.
+    let held = all
+        .chain(once_more)
+        .zip(slots)
+        .map(async |((fork, trial), slot)| {
+            let slot = match slot {
+                Some(slot) => slot,
+                None => {
+                    let forked = zygote.fork(engine, limits, fork).await;
+                    forked.map_err(|error| chain(&error))?.0
+                }
+            };
+            let outcome = hold(trial, slot, engine, mounts, runtime, limits).await?;
+            Ok::<_, String>((trial, outcome))
+        });
+    let mut jury = Jury::default();
+    for held in join_all(held).await {
+        let (trial, outcome) = held?;
         jury.hear(trial, &outcome)?;
     }
     Ok(())

@@ -1,9 +1,9 @@
-#!/bin/bash
-# Inside the virtual machine: runs the bundle as root and as an ordinary user who owns a cgroup subtree, the way systemd
-# delegates one, and prints the verdict that scripts/ci/cgroup-v2 reads.
+# Sourced by what the virtual machine runs (passes, corpus): makes of it a host as systemd leaves one, with a cgroup of root's and
+# one that an ordinary user owns.
 #
 # The kernel puts no processes beside child groups that have controllers ("no internal processes", cgroups(7)), so
 # everything that runs now moves to a leaf of its own, and each suite gets a fresh group (in-cgroup).
+# shellcheck shell=bash
 set -uo pipefail
 bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cgroups=/sys/fs/cgroup
@@ -52,14 +52,7 @@ echo "kernel $(uname -r), $(bwrap --version), controllers: $(cat "$cgroups/user/
 export RUST_TEST_THREADS=2 RUST_BACKTRACE=1 TERM=dumb
 # Elsewhere a host without usable cgroups is a case that tests accept. Here it would be a fault, and this says so.
 export SANDBOX_EXECUTOR_EXPECT_CGROUP=2
-# Neither macOS's adapter nor the fake has cgroups. Interpreters start slowly in here, so that each user keeps the contract with one
-# kind of start: slots are moved to their groups by a daemon that may write everywhere, cold runs by one that owns a subtree.
-export SUITE_SKIP="seatbelt the_fake cold_bubblewrap"
-PASS="root, cgroup v2" "$bundle/run-suites" "$bundle/in-cgroup" "$cgroups/root" 0
-root=$?
-SUITE_SKIP="seatbelt the_fake warm_bubblewrap" PASS="user $user, delegated cgroup v2" "$bundle/run-suites" "$bundle/in-cgroup" "$cgroups/user" "$user"
-as_user=$?
-# Where root starts the daemon from a shell, the runs' cgroups go to the hierarchy's root. The cgroups' own suite shows it.
-find "$bundle/suites" -type f ! -name '*--cgroup*' -delete
-COMPANY=1 PASS="root beside others, cgroup v2" "$bundle/run-suites" "$bundle/in-cgroup" "$cgroups/root" 0 || root=1
-echo "VM-VERDICT root=$root user=$as_user"
+
+# Runs the bundle's suites as root, and as the user: each in a fresh group.
+suites_as_root() { "$bundle/run-suites" "$bundle/in-cgroup" "$cgroups/root" 0; }
+suites_as_user() { "$bundle/run-suites" "$bundle/in-cgroup" "$cgroups/user" "$user"; }

@@ -3,7 +3,7 @@
 ask-container.py URL ready                      waits until a sandbox can be started
 ask-container.py URL examples DIRECTORY         sends every request of docs/examples
 ask-container.py URL hostile                    sends guests that attack, and looks whether the daemon minds
-ask-container.py URL warm                       waits until Python and shell no longer start cold
+ask-container.py URL warm                       waits until no language starts cold
 ask-container.py URL stop-meanwhile COMMAND...  starts runs, then the command; every caller must be answered
 ask-container.py URL reported URL               runs something, and waits until the control plane there shows it
 ask-container.py start-to-ready STARTED LOG     compares the runtime's stamp with the daemon's, in seconds
@@ -78,7 +78,12 @@ def examples(url, directory):
 
 def warm(url):
     deadline = time.monotonic() + PATIENCE
-    for language, code in {"python": "def handler(event):\n    return event", "shell": "true"}.items():
+    languages = {
+        "python": "def handler(event):\n    return event",
+        "javascript": "exports.handler = (event) => event",
+        "shell": "true",
+    }
+    for language, code in languages.items():
         while True:
             status, answer = execute(url, language=language, code=code)
             must((status, answer.get("status")) == (200, "completed"), f"{language}: {status} {answer}")

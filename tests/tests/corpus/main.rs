@@ -5,8 +5,8 @@
 //! the daemon, and the list: no program of it may be without a guest or a reason (`table.rs`).
 //!
 //! `CORPUS_RESULTS` names a file to which results are added, one a line, for `scripts/corpus`, which makes
-//! `docs/hostile-corpus.md` of them. `CORPUS_PLACE` is what it calls this host. `CORPUS_SETTINGS` (`NAME=value`, one a line)
-//! are further settings of the daemon.
+//! `docs/hostile-corpus.md` of them. `CORPUS_PLACE` is what it calls this host, and `SUITE_SETTINGS` what it is to lack.
+//! `CORPUS_SLOWER` says that it is emulated.
 
 #![cfg(target_os = "linux")]
 #![allow(
@@ -31,40 +31,24 @@ use attempt::{Found, Place, judge};
 use serde_json::json;
 use support::daemon::{Daemon, passable_directory, request_with};
 
-/// Settings of the daemon: those that guests run into, and what this host is to lack.
-fn settings() -> Vec<(String, String)> {
-    let mut settings: Vec<_> = [
-        ("MAX_MEMORY_MB", "512"),
-        ("MAX_OUTPUT_BYTES", "1MiB"),
-        ("MAX_WORKSPACE_MB", "64"),
-        ("MAX_WORKSPACE_FILES", "2000"),
-        ("MAX_STATE_BYTES", "64MiB"),
-        // Always as many slots, so that what the daemon holds can be compared.
-        ("WARM_POOL_MIN", "4"),
-        ("WARM_POOL_MAX", "4"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into();
-    let more = env::var("CORPUS_SETTINGS").unwrap_or_default();
-    settings.extend(
-        more.lines()
-            .filter_map(|line| line.split_once('='))
-            .map(|(name, value)| (name.to_owned(), value.to_owned())),
-    );
-    settings
-}
+/// Settings of the daemon that guests run into.
+const SETTINGS: [(&str, &str); 7] = [
+    ("MAX_MEMORY_MB", "512"),
+    ("MAX_OUTPUT_BYTES", "1MiB"),
+    ("MAX_WORKSPACE_MB", "64"),
+    ("MAX_WORKSPACE_FILES", "2000"),
+    ("MAX_STATE_BYTES", "64MiB"),
+    // Always as many slots, so that what the daemon holds can be compared.
+    ("WARM_POOL_MIN", "4"),
+    ("WARM_POOL_MAX", "4"),
+];
 
 /// Every guest, one after the other, in one daemon: what one breaks, the next one meets.
 #[tokio::test]
 async fn every_program_is_contained_and_leaves_nothing_behind() {
     let temporary = passable_directory();
-    let mut settings = settings();
-    settings.push((
-        "TMPDIR".into(),
-        temporary.path().to_str().unwrap().to_owned(),
-    ));
-    let settings: Vec<_> = settings.iter().map(|(n, v)| (&**n, &**v)).collect();
-    let daemon = Daemon::with(&settings);
+    let tmpdir = ("TMPDIR", temporary.path().to_str().unwrap());
+    let daemon = Daemon::with(&[&SETTINGS[..], &[tmpdir]].concat());
     let place = Place::of(&daemon).await;
     let watch = Watch::of(&daemon, temporary.path()).await;
 

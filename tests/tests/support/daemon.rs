@@ -1,6 +1,7 @@
 //! The real executable: as a daemon that a test talks to over HTTP, and as a command.
 
 use std::{
+    env,
     fs::{self, Permissions},
     io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
@@ -18,10 +19,14 @@ use serde_json::{Value, json};
 
 use super::{alive, eventually, executable};
 
-/// The executable, in an environment without settings, and silent about a control plane that no test has.
+/// The executable, without the environment of the tests, and silent about a control plane that no test has.
+///
+/// `SUITE_SETTINGS` (`NAME=value`, one a line) are settings of every daemon of a pass: those that a test asks for come before them.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(executable());
     command.env_clear().env("CONTROL_PLANE_URL", "none");
+    let of_pass = env::var("SUITE_SETTINGS").unwrap_or_default();
+    command.envs(of_pass.lines().filter_map(|line| line.split_once('=')));
     command
 }
 

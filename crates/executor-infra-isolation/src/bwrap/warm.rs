@@ -198,12 +198,11 @@ async fn prove(
         .chain(once_more)
         .zip(slots)
         .map(async |((fork, trial), slot)| {
-            let slot = match slot {
-                Some(slot) => slot,
-                None => {
-                    let forked = zygote.fork(engine, limits, fork).await;
-                    forked.map_err(|error| chain(&error))?.0
-                }
+            let slot = if let Some(slot) = slot {
+                slot
+            } else {
+                let forked = zygote.fork(engine, limits, fork).await;
+                forked.map_err(|error| chain(&error))?.0
             };
             let outcome = hold(trial, slot, engine, mounts, runtime, limits).await?;
             Ok::<_, String>((trial, outcome))

@@ -1,9 +1,9 @@
 """Writes the table of docs/hostile-corpus.md from what the corpus suite found.
 
-corpus.py RESULTS [PAGE]
+corpus.py PAGE RESULTS...
 
-RESULTS has one JSON object a line: {"place", "program", "language", "found"}, and for each pass {"place", "summary"}. The table
-stands between two marks in the page; whatever is around them stays. Without a page it is printed.
+Each of RESULTS has one JSON object a line: {"place", "program", "language", "found"}, and for each pass {"place", "summary"}. The table
+stands between two marks in the page; whatever is around them stays.
 """
 
 import json
@@ -78,15 +78,12 @@ def table(lines):
     return "\n".join(out)
 
 
-def main(results, page=None):
-    lines = [json.loads(line) for line in pathlib.Path(results).read_text().splitlines() if line]
+def main(page, *results):
+    lines = [json.loads(line) for file in results for line in pathlib.Path(file).read_text().splitlines() if line]
     if not lines:
         sys.exit("error: no results")
     if not programs() or not elsewhere():
         sys.exit("error: the list is no longer found")
-    if page is None:
-        print(table(lines))
-        return
     page = pathlib.Path(page)
     text = page.read_text()
     before, rest = text.split(BEGIN)

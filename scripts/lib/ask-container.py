@@ -4,6 +4,7 @@ ask-container.py URL ready                      waits until a sandbox can be sta
 ask-container.py URL examples DIRECTORY         sends every request of docs/examples
 ask-container.py URL hostile                    sends guests that attack, and looks whether the daemon minds
 ask-container.py URL warm                       waits until no language starts cold
+ask-container.py URL data-science               asks for what this variant of the image is for
 ask-container.py URL stop-meanwhile COMMAND...  starts runs, then the command; every caller must be answered
 ask-container.py URL reported URL               runs something, and waits until the control plane there shows it
 ask-container.py start-to-ready STARTED LOG     compares the runtime's stamp with the daemon's, in seconds
@@ -131,6 +132,26 @@ def hostile(url):
     print(f"{len(attacks)} attacks, and the daemon is well")
 
 
+def data_science(url):
+    code = """import io, matplotlib, numpy, openpyxl, pandas, scipy.linalg
+from PIL import Image
+def handler(event):
+    matrix = numpy.array(event)
+    book = io.BytesIO()
+    pandas.DataFrame(matrix).to_excel(book)
+    Image.new('RGB', (2, 2)).save('picture.png')
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as pyplot
+    pyplot.plot(matrix[0])
+    pyplot.savefig('plot.png')
+    return [round(scipy.linalg.det(matrix)), openpyxl.load_workbook(book).active['B2'].value]
+"""
+    status, answer = execute(url, language="python", code=code, event=[[1, 2], [3, 4]], timeout=60)
+    must((status, answer.get("return_value")) == (200, [-2, 1]), f"data science: {status} {json.dumps(answer)[:2000]}")
+    must(sorted(one["path"] for one in answer["artifacts"]) == ["picture.png", "plot.png"], f"data science: {answer['artifacts']}")
+    print("numpy, pandas, matplotlib, pillow, scipy and openpyxl do their work")
+
+
 def stop_meanwhile(url, command):
     callers = 10
     code = "import time\ndef handler(event):\n    time.sleep(2)\n    return event['n']"
@@ -182,6 +203,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["start-to-ready", started, log]:
             start_to_ready(started, log)
+        case [url, "data-science"]:
+            data_science(url)
         case [url, "ready"]:
             ready(url)
         case [url, "examples", directory]:

@@ -29,9 +29,18 @@ NOT_HERE = ("docs.rs",)
 # Commands whose arguments are somebody else's business. Everything else must be known below.
 FOREIGN = {
     "apt-get", "apparmor_parser", "brew", "systemd-sysusers", "systemd-tmpfiles", "systemd-analyze", "cat", "cd", "chmod", "dpkg", "echo", "export", "for", "git", "install", "journalctl",
-    "kill", "modprobe", "openssl", "printf", "sleep", "sudo", "sysctl", "systemctl", "tee", "wait", "xcode-select", "jq", "mkdir",
+    "kill", "modprobe", "openssl", "printf", "sleep", "sed", "sudo", "sysctl", "systemctl", "tee", "wait", "xcode-select", "jq", "mkdir",
     "rustup", "security", "sh", "source", "sqlite3", ".", "python3", "pip", "test", "true", "setpriv",
 }
+# What other people's programs are told to do here.
+VERBS = {
+    "docker": {"build", "run", "stop", "compose", "exec", "logs"},
+    "podman": {"build", "run", "stop", "exec", "healthcheck"},
+    "kubectl": {"apply", "create", "get", "logs", "exec", "label", "rollout", "port-forward"},
+    "helm": {"install", "upgrade"},
+    "systemctl": {"daemon-reload", "enable", "restart", "status", "stop", "edit"},
+}
+SETTINGS = (ROOT / "docs/configuration.md").read_text()
 problems = []
 
 
@@ -181,6 +190,8 @@ def check_command(where, argv, executable):
     program = argv[0]
     if program == "sudo" and len(argv) > 1:
         check_command(where, argv[1:], executable)
+    elif program in VERBS and not VERBS[program] & set(argv[1:4]):
+        problem(where, f"{program} is told to do none of {sorted(VERBS[program])}")
     elif program in FOREIGN or program.startswith("./"):
         pass
     elif program.startswith(("scripts/", "deploy/")):
@@ -220,6 +231,9 @@ def check_command(where, argv, executable):
             name = argument.partition("=")[0]
             if not re.search(rf"^ARG {name}\b", (ROOT / "deploy/docker/Dockerfile").read_text(), re.MULTILINE):
                 problem(where, f"the Dockerfile has no argument {name}")
+        for variable in after(argv, "-e", "--env"):
+            if f"`{variable.partition('=')[0]}`" not in SETTINGS:
+                problem(where, f"there is no setting {variable}")
     elif program == "kubectl":
         for overlay in after(argv, "-k"):
             must_exist(where, f"{overlay}/kustomization.yaml")

@@ -14,6 +14,7 @@ import yaml
 
 # The newest one that all clusters in support have, and the newest one that the validator knows.
 VERSIONS = ["1.33", kubernetes_validate.latest_version()]
+SETTINGS = (pathlib.Path(__file__).resolve().parents[2] / "docs/configuration.md").read_text()
 # Custom resources, whose schemas belong to somebody else; what is in them of Kubernetes' own is validated as a pod.
 CUSTOM = {"ServiceMonitor", "SandboxTemplate", "SandboxWarmPool"}
 
@@ -52,6 +53,7 @@ def must_hold(document, where):
             (spec["hostUsers"] is False, "a user namespace of its own"),
             (spec["securityContext"]["runAsNonRoot"] is True, "not root"),
             (spec["securityContext"]["seccompProfile"]["type"] == "Localhost", "our seccomp profile"),
+            ("appArmorProfile" in spec["securityContext"], "a word on AppArmor, whose usual profile denies mounts"),
             (spec["automountServiceAccountToken"] is False, "no token of the API server"),
             (security["capabilities"] == {"drop": ["ALL"]}, "no capability"),
             (security["allowPrivilegeEscalation"] is False, "no more privileges"),
@@ -63,6 +65,9 @@ def must_hold(document, where):
         ]:
             if not held:
                 sys.exit(f"error: {where}: {name_of(document)} lacks: {what}")
+        for variable in container["env"]:
+            if f"`{variable['name']}`" not in SETTINGS:
+                sys.exit(f"error: {where}: {name_of(document)} sets {variable['name']}, which is no setting")
         return 1
     return 0
 
@@ -139,21 +144,23 @@ def main(directory, chart):
     faults = [message for message in linted["messages"] if message["severity"] > 1]
     if faults or linted["errors"]:
         sys.exit(f"error: {chart}: {faults} {linted['errors']}")
-    production = yaml.safe_load((pathlib.Path(chart) / "values-production.yaml").read_text())
+    values = lambda name: yaml.safe_load((pathlib.Path(chart) / f"values-{name}.yaml").read_text())
     variants = {
         "defaults": {},
-        "production": production,
+        "production": values("production"),
+        "sessions": values("sessions"),
         "everything else": {
             "image": {"tag": "x", "pullPolicy": "Always"},
             "imagePullSecrets": [{"name": "registry"}],
             "env": [{"name": "LOG_LEVEL", "value": "debug"}],
             "podDisruptionBudget": {"enabled": False},
-            "networkPolicy": {"enabled": False},
-            "seccomp": {"install": False},
+            "networkPolicy": {"extraEgress": [{"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 443}]}]},
+            "appArmorProfile": {"type": "Localhost", "localhostProfile": "sandbox-executor"},
             "nodeSelector": {"kubernetes.io/os": "linux"},
             "tolerations": [{"operator": "Exists"}],
             "affinity": {"nodeAffinity": {}},
         },
+        "nothing else": {"networkPolicy": {"enabled": False}, "seccomp": {"install": False}},
     }
     charted = {}
     for name, values in variants.items():
@@ -172,7 +179,8 @@ def main(directory, chart):
 
     if overlays:
         compare(overlays["base"] + overlays["seccomp"], charted["defaults"], "base and the chart's defaults")
-        compare(overlays["production"], charted["production"], "production")
+        for name in ["production", "sessions"]:
+            compare(overlays[name], charted[name], name)
         print("manifests and chart say the same")
     if executors < 3:
         sys.exit("error: pods of the executor were overlooked")

@@ -66,6 +66,7 @@ fn router_on(
 }
 
 fn state_on(sandbox: Arc<dyn Sandbox>, options: Options, api: ApiOptions) -> ApiState {
+    log::somebody_listens();
     let workspaces: Arc<dyn Workspaces> = Arc::new(NoWorkspaces);
     let executor = ExecuteCode::new(
         Arc::clone(&sandbox),

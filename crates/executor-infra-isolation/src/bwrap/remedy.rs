@@ -44,7 +44,7 @@ const KNOWN: [Known; 15] = [
         says: "Failed to make / slave",
         means: "the seccomp or AppArmor profile of a container denies `mount`",
         remedy: with_our_profile!(
-            "where Docker has AppArmor: `--security-opt apparmor=sandbox-executor` (deploy/apparmor); "
+            "where Docker has AppArmor: `--security-opt apparmor=sandbox-executor` (deploy/apparmor); Kubernetes: `appArmorProfile: {type: Unconfined}`; "
         ),
     },
     Known {
@@ -75,12 +75,12 @@ const KNOWN: [Known; 15] = [
     Known {
         says: "setting up uid map: Permission denied",
         means: "Ubuntu's AppArmor restricts user namespaces",
-        remedy: "install bubblewrap from the distribution, whose AppArmor profile allows /usr/bin/bwrap, or `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`",
+        remedy: "install bubblewrap from the distribution, whose AppArmor profile allows /usr/bin/bwrap, or `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`; in a container: deploy/apparmor",
     },
     Known {
         says: "loopback: Failed RTM_NEWADDR",
         means: "Ubuntu's AppArmor restricts user namespaces",
-        remedy: "install bubblewrap from the distribution, whose AppArmor profile allows /usr/bin/bwrap, or `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`",
+        remedy: "install bubblewrap from the distribution, whose AppArmor profile allows /usr/bin/bwrap, or `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`; in a container: deploy/apparmor",
     },
     Known {
         says: "setting up uid map: Operation not permitted",

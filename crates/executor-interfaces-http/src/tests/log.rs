@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, Once, PoisonError},
 };
 
 use executor_application::{MockSandbox, SandboxError};
@@ -11,6 +11,15 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::{Access, BearerToken};
+
+/// From now on there is somebody who wants to hear everything. Whether anybody does is asked once, where a line or a span is met
+/// first, and a test that listens meanwhile, in a thread of its own, can be missed by that.
+pub(super) fn somebody_listens() {
+    static LISTENS: Once = Once::new();
+    LISTENS.call_once(|| {
+        tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap();
+    });
+}
 
 /// Everything that this thread logs, as text.
 #[derive(Clone, Default)]

@@ -3,6 +3,10 @@
 {{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
+{{- define "sandbox-executor.kind" -}}
+{{ if .Values.sessions.enabled }}StatefulSet{{ else }}Deployment{{ end }}
+{{- end }}
+
 {{- define "sandbox-executor.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}

@@ -72,6 +72,32 @@ def must_hold(document, where):
     return 0
 
 
+def must_meet(documents, where):
+    """Whoever selects finds somebody, and the autoscaler scales what is there."""
+    labels = {name_of(one): one["metadata"].get("labels") or {} for one in documents}
+    pods = [one["spec"]["template"]["metadata"]["labels"] for one in documents if "template" in one.get("spec", {})]
+    services = [labels[name_of(one)] for one in documents if one["kind"] == "Service"]
+    for one in documents:
+        spec = one.get("spec", {})
+        if one["kind"] == "Service":
+            selectors, found_in = [spec["selector"]], pods
+        elif one["kind"] == "ServiceMonitor":
+            selectors, found_in = [spec["selector"]["matchLabels"]], services
+        elif one["kind"] in ("PodDisruptionBudget", "Deployment", "StatefulSet", "DaemonSet"):
+            selectors, found_in = [spec["selector"]["matchLabels"]], pods
+        elif one["kind"] == "NetworkPolicy" and pods:
+            selectors, found_in = [spec["podSelector"]["matchLabels"]], pods
+        else:
+            selectors, found_in = [], []
+        for selector in selectors:
+            if not any(selector.items() <= candidate.items() for candidate in found_in):
+                sys.exit(f"error: {where}: {name_of(one)} selects nobody: {selector}")
+        if one["kind"] == "HorizontalPodAutoscaler":
+            target = spec["scaleTargetRef"]
+            if f"{target['kind']}/{target['name']}" not in labels:
+                sys.exit(f"error: {where}: {name_of(one)} scales nothing: {target}")
+
+
 def comparable(document):
     """Without what Helm and kustomize say of themselves."""
     document = copy.deepcopy(document)
@@ -94,7 +120,8 @@ def comparable(document):
 
     document = strip(document)
     # The seccomp map is labelled by Helm alone.
-    document["metadata"].pop("labels", None)
+    if document["kind"] == "ConfigMap":
+        document["metadata"].pop("labels", None)
     for empty in ["labels", "annotations"]:
         template = document.get("spec", {}).get("template", {}).get("metadata", {}) if document["kind"] != "ConfigMap" else {}
         if template.get(empty) == {}:
@@ -138,6 +165,7 @@ def main(directory, chart):
         for document in overlays[path.stem]:
             validate(document, path.stem)
             executors += must_hold(document, path.stem)
+        must_meet(overlays[path.stem], path.stem)
         print(f"{path.stem}: {len(overlays[path.stem])} resources are valid")
 
     linted = helm_python.lint(chart, strict=True)
@@ -168,6 +196,7 @@ def main(directory, chart):
         for document in charted[name]:
             validate(document, f"chart, {name}")
             executors += must_hold(document, f"chart, {name}")
+        must_meet(charted[name], f"chart, {name}")
         print(f"chart, {name}: {len(charted[name])} resources are valid")
     # A misspelt value must not be swallowed.
     try:

@@ -40,11 +40,15 @@ def validate(document, where):
             sys.exit(f"error: {where}: {name_of(document)} for Kubernetes {version}: {error}")
 
 
+def pod_of(document):
+    """The pod that it makes, if it makes any."""
+    spec = document.get("spec", {})
+    return spec.get("podTemplate") or spec.get("template") or {}
+
+
 def must_hold(document, where):
     """What no change may lose, for every pod in which guests run."""
-    spec = document.get("spec", {})
-    pod = spec.get("podTemplate") or spec.get("template") or {}
-    spec = pod.get("spec", {})
+    spec = pod_of(document).get("spec", {})
     for container in spec.get("containers", []):
         if container["name"] != "sandbox-executor":
             continue
@@ -75,7 +79,7 @@ def must_hold(document, where):
 def must_meet(documents, where):
     """Whoever selects finds somebody, and the autoscaler scales what is there."""
     labels = {name_of(one): one["metadata"].get("labels") or {} for one in documents}
-    pods = [one["spec"]["template"]["metadata"]["labels"] for one in documents if "template" in one.get("spec", {})]
+    pods = [pod_of(one)["metadata"]["labels"] for one in documents if pod_of(one)]
     services = [labels[name_of(one)] for one in documents if one["kind"] == "Service"]
     for one in documents:
         spec = one.get("spec", {})
@@ -85,7 +89,7 @@ def must_meet(documents, where):
             selectors, found_in = [spec["selector"]["matchLabels"]], services
         elif one["kind"] in ("PodDisruptionBudget", "Deployment", "StatefulSet", "DaemonSet"):
             selectors, found_in = [spec["selector"]["matchLabels"]], pods
-        elif one["kind"] == "NetworkPolicy" and pods:
+        elif one["kind"] == "NetworkPolicy":
             selectors, found_in = [spec["podSelector"]["matchLabels"]], pods
         else:
             selectors, found_in = [], []
@@ -172,11 +176,9 @@ def main(directory, chart):
     faults = [message for message in linted["messages"] if message["severity"] > 1]
     if faults or linted["errors"]:
         sys.exit(f"error: {chart}: {faults} {linted['errors']}")
-    values = lambda name: yaml.safe_load((pathlib.Path(chart) / f"values-{name}.yaml").read_text())
     variants = {
         "defaults": {},
-        "production": values("production"),
-        "sessions": values("sessions"),
+        **{name: yaml.safe_load((pathlib.Path(chart) / f"values-{name}.yaml").read_text()) for name in ["production", "sessions"]},
         "everything else": {
             "image": {"tag": "x", "pullPolicy": "Always"},
             "imagePullSecrets": [{"name": "registry"}],
@@ -210,6 +212,10 @@ def main(directory, chart):
         compare(overlays["base"] + overlays["seccomp"], charted["defaults"], "base and the chart's defaults")
         for name in ["production", "sessions"]:
             compare(overlays[name], charted[name], name)
+        # Not made from one file: kustomize reads none of another directory.
+        policies = [one["spec"] for name in ["base", "agent-sandbox"] for one in overlays[name] if one["kind"] == "NetworkPolicy"]
+        if len(policies) != 2 or any(policies[0][way] != policies[1][way] for way in ["ingress", "egress"]):
+            sys.exit("error: pods of base and of agent-sandbox are not let in and out alike")
         print("manifests and chart say the same")
     if executors < 3:
         sys.exit("error: pods of the executor were overlooked")

@@ -91,7 +91,7 @@ async fn hello_world() {
 /// An answer has these fields, always all of them, and no other.
 #[tokio::test]
 async fn the_answer_has_the_documented_shape() {
-    let daemon = Daemon::with(&[("WARM_POOL", "true")]);
+    let daemon = Daemon::start();
     let run = daemon.execute(&example("artifacts.json")).await.completed();
     let names = |value: &Value| -> Vec<String> {
         let fields: BTreeSet<_> = value.as_object().unwrap().keys().cloned().collect();

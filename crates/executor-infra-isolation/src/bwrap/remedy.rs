@@ -21,6 +21,9 @@ macro_rules! with_our_profile {
     };
 }
 
+/// Where AppArmor gives a new user namespace no capabilities, as Ubuntu has it since 23.10.
+const WHERE_APPARMOR_RESTRICTS: &str = "install bubblewrap from the distribution, whose AppArmor profile allows /usr/bin/bwrap, or `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`; in a container: deploy/apparmor";
+
 /// In bubblewrap 0.8.0's words. Most specific first: "Operation not permitted" alone says nothing.
 const KNOWN: [Known; 15] = [
     Known {
@@ -75,12 +78,12 @@ const KNOWN: [Known; 15] = [
     Known {
         says: "setting up uid map: Permission denied",
         means: "Ubuntu's AppArmor restricts user namespaces",
-        remedy: "install bubblewrap from the distribution, whose AppArmor profile allows /usr/bin/bwrap, or `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`; in a container: deploy/apparmor",
+        remedy: WHERE_APPARMOR_RESTRICTS,
     },
     Known {
         says: "loopback: Failed RTM_NEWADDR",
         means: "Ubuntu's AppArmor restricts user namespaces",
-        remedy: "install bubblewrap from the distribution, whose AppArmor profile allows /usr/bin/bwrap, or `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`; in a container: deploy/apparmor",
+        remedy: WHERE_APPARMOR_RESTRICTS,
     },
     Known {
         says: "setting up uid map: Operation not permitted",

@@ -1,6 +1,6 @@
 //! What is kept warm: which languages, proven how, and what each falls back to and why.
 
-use std::{iter, num::NonZero, sync::Arc, time::Duration};
+use std::{num::NonZero, sync::Arc, time::Duration};
 
 use executor_application::{CancellationToken, Job, WarmPool, chain};
 use executor_domain::{Language, Outcome, ResourceLimit, Start};
@@ -192,12 +192,12 @@ async fn prove(
     let trials = trial::of(runtime.language());
     let all = trials.iter().map(|trial| (Fork::Ahead, trial));
     let once_more = trials.first().map(|trial| (Fork::Awaited, trial));
-    let slots = iter::once(Some(slot)).chain(iter::repeat_with(|| None));
+    let mut first = Some(slot);
     // All at once: a guest of ours waits for its own threads and children most of the time.
     let held = all
         .chain(once_more)
-        .zip(slots)
-        .map(async |((fork, trial), slot)| {
+        .map(|(fork, trial)| (fork, trial, first.take()))
+        .map(async |(fork, trial, slot)| {
             let slot = if let Some(slot) = slot {
                 slot
             } else {

@@ -1,6 +1,10 @@
 //! The daemon's own life: how it starts, says how it is, and ends.
 
-use std::{fs, net::TcpListener, os::unix::fs::symlink};
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -149,6 +153,40 @@ async fn while_no_sandbox_can_be_started_it_is_unhealthy_and_runs_nothing() {
     daemon.health_becomes(200, &Value::Null).await;
     let run = daemon.execute(&retry).await.completed();
     assert_eq!(run["stdout"], "ran\n");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_killed_leaves_nothing_half_built() {
+    // As bubblewrap does where it dies at the wrong moment: what it has started waits for a word that never comes.
+    let directory = passable_directory();
+    let hangs = directory.path().join("hangs");
+    let bwrap = directory.path().join("bwrap");
+    let marker = marker();
+    let script = format!(
+        "#!/bin/sh\n[ -e '{}' ] || exec /usr/bin/bwrap \"$@\"\nsleep {marker} & wait\n",
+        hangs.display()
+    );
+    fs::write(&bwrap, script).unwrap();
+    fs::set_permissions(&bwrap, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut daemon = Daemon::with(&[
+        ("BWRAP_PATH", bwrap.to_str().unwrap()),
+        ("WARM_POOL", "false"),
+    ]);
+    assert_eq!(
+        daemon
+            .execute(&request("shell", "echo ran"))
+            .await
+            .completed()["stdout"],
+        "ran\n"
+    );
+
+    fs::write(&hangs, "").unwrap();
+    let _run = daemon.spawn(&request("shell", "true"));
+    alive_becomes(&marker, 1).await;
+    // Nobody is tied to what it has started: killed alone, it would stay.
+    daemon.signal(Signal::SIGKILL);
+    daemon.exit().await;
+    eventually("nobody is left", || alive(&marker).is_empty()).await;
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ pub(crate) mod spawner;
 mod trial;
 mod walls;
 mod warm;
+mod watchdog;
 mod zygote;
 
 use std::{path::PathBuf, sync::Arc};

@@ -8,6 +8,10 @@ use rustix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::{
+    spawner::{self, Started},
+    watchdog::Watched,
+};
 use crate::supervisor::{Processes, SuperviseError};
 
 /// How long the sandbox may take to come down by itself once the guest is dead.
@@ -29,24 +33,24 @@ struct Outer {
     child: Child,
     handle: AsyncFd<OwnedFd>,
     reaped: bool,
+    /// Let go before the child is reaped: its number, and its group's, is its own until then.
+    watched: Option<Watched>,
 }
 
 impl BwrapProcesses {
-    pub(super) fn new(outer: Child) -> io::Result<Self> {
-        let mut outer = outer;
-        match pid(&outer).and_then(handle) {
+    pub(super) fn new(Started { child, watched }: Started) -> io::Result<Self> {
+        match pid(&child).and_then(handle) {
             Ok(handle) => Ok(Self {
                 outer: Some(Outer {
-                    child: outer,
+                    child,
                     handle,
                     reaped: false,
+                    watched: Some(watched),
                 }),
                 init_handle: None,
             }),
             Err(error) => {
-                // It waits for its order, and has no children.
-                let _ = outer.kill();
-                let _ = outer.wait();
+                spawner::stop(child);
                 Err(error)
             }
         }
@@ -84,6 +88,7 @@ impl BwrapProcesses {
         }
         if let Some(outer) = &mut self.outer {
             let _ = outer.handle.readable().await;
+            outer.watched = None;
             outer.reaped = matches!(outer.child.try_wait(), Ok(Some(_)));
         }
     }
@@ -127,6 +132,7 @@ impl Drop for BwrapProcesses {
             _ => self.kill(),
         }
         if let Some(outer) = &mut self.outer {
+            outer.watched = None;
             // Dead in a moment: bubblewrap never hangs in the kernel.
             let _ = outer.child.wait();
         }
@@ -134,10 +140,7 @@ impl Drop for BwrapProcesses {
 }
 
 fn pid(child: &Child) -> io::Result<Pid> {
-    i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| io::Error::other("no process id"))
+    Pid::from_raw(spawner::group_of(child)?).ok_or_else(|| io::Error::other("no process id"))
 }
 
 fn handle(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {

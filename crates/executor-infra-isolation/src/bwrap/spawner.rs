@@ -9,14 +9,23 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
 };
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use tokio::sync::oneshot;
 
+use super::watchdog::{Watchdog, Watched};
 use crate::supervisor::Streams;
+
+/// A stage that was started. It waits for its orders.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) child: Child,
+    /// Its process group, as long as there can be anybody in it.
+    pub(super) watched: Watched,
+}
 
 /// One launcher to start, and where to say how that went.
 struct Order {
@@ -24,7 +33,7 @@ struct Order {
     streams: Streams,
     /// Its standard output, where bubblewrap says what it has made.
     info: OwnedFd,
-    reply: oneshot::Sender<io::Result<Child>>,
+    reply: oneshot::Sender<io::Result<Started>>,
 }
 
 /// Starts launchers.
@@ -41,17 +50,18 @@ impl Spawner {
     /// start, whether or not the file is replaced meanwhile; users who cannot reach the file can run it; and no guest
     /// can write to it through `/proc` (as in CVE-2019-5736).
     pub(super) fn new(program: &Path) -> io::Result<Self> {
-        let program = sealed_copy(program)?;
+        let program = Arc::new(sealed_copy(program)?);
+        let watchdog = Arc::new(Watchdog::start(Arc::clone(&program))?);
         let (orders, inbox) = mpsc::channel::<Order>();
         thread::Builder::new()
             .name("spawner".into())
             .spawn(move || {
                 while let Ok(order) = inbox.recv() {
-                    let spawned = spawn(&program, order.stage, order.streams, order.info);
-                    if let Err(Ok(mut orphan)) = order.reply.send(spawned) {
-                        // Whoever ordered it has gone. It has not been told what to do yet, so it has no children.
-                        let _ = orphan.kill();
-                        let _ = orphan.wait();
+                    let started =
+                        start(&program, &watchdog, order.stage, order.streams, order.info);
+                    if let Err(Ok(orphan)) = order.reply.send(started) {
+                        // Whoever ordered it has gone.
+                        stop(orphan.child);
                     }
                 }
             })?;
@@ -64,7 +74,7 @@ impl Spawner {
         stage: &'static str,
         streams: Streams,
         info: OwnedFd,
-    ) -> io::Result<Child> {
+    ) -> io::Result<Started> {
         let gone = || io::Error::other("the spawner thread is gone");
         let (reply, answer) = oneshot::channel();
         self.orders
@@ -79,17 +89,44 @@ impl Spawner {
     }
 }
 
-fn spawn(program: &File, stage: &str, streams: Streams, info: OwnedFd) -> io::Result<Child> {
-    Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
-        .arg(stage)
-        .env_clear()
+fn start(
+    program: &File,
+    watchdog: &Arc<Watchdog>,
+    stage: &str,
+    streams: Streams,
+    info: OwnedFd,
+) -> io::Result<Started> {
+    let child = command(program, stage)
         .stdin(Stdio::from(streams.control))
         .stdout(Stdio::from(info))
         .stderr(Stdio::from(streams.complaints))
-        // A group of its own: what the launcher starts can be killed by the group until the sandbox has a pid of its
-        // own, and a Ctrl-C at a terminal is for the daemon alone.
-        .process_group(0)
-        .spawn()
+        .spawn()?;
+    match group_of(&child).and_then(|leader| watchdog.watch(leader)) {
+        Ok(watched) => Ok(Started { child, watched }),
+        Err(error) => {
+            stop(child);
+            Err(error)
+        }
+    }
+}
+
+/// Ends a stage that has not been told what to do yet, so that it has no children.
+pub(super) fn stop(mut child: Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// The number of the process group that a child of ours leads.
+pub(super) fn group_of(child: &Child) -> io::Result<i32> {
+    i32::try_from(child.id()).map_err(io::Error::other)
+}
+
+/// A stage that is to be started from this program, in a process group of its own: what a launcher starts can be killed by the
+/// group until the sandbox has a pid of its own, and a Ctrl-C at a terminal is for the daemon alone.
+pub(super) fn command(program: &File, stage: &str) -> Command {
+    let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    command.arg(stage).env_clear().process_group(0);
+    command
 }
 
 /// A program or library in sealed memory, which nobody can write to.

@@ -14,7 +14,10 @@
 //! itself as standard output, and its complaints as standard error. The reasons are in
 //! `docs/adr/0001-launcher-and-init.md`.
 //!
-//! A third, the *mounter*, serves warm starts where the daemon itself may not make mounts.
+//! Two more serve the daemon all its life:
+//!
+//! - The *watchdog* kills what is half built when the daemon is killed.
+//! - The *mounter* serves warm starts where the daemon itself may not make mounts.
 //!
 //! Under Seatbelt, where there is no namespace that a first process could rule:
 //!
@@ -37,6 +40,8 @@ mod launcher;
 #[cfg(target_os = "linux")]
 mod mounter;
 pub(crate) mod tree;
+#[cfg(target_os = "linux")]
+mod watchdog;
 pub(crate) mod wire;
 
 use std::{env, fs, io, process};
@@ -54,6 +59,9 @@ pub(crate) const CONFINER: &str = "sandbox-executor:confiner";
 /// First argument of a mounter.
 #[cfg(target_os = "linux")]
 pub(crate) const MOUNTER: &str = "sandbox-executor:mounter";
+/// First argument of a watchdog.
+#[cfg(target_os = "linux")]
+pub(crate) const WATCHDOG: &str = "sandbox-executor:watchdog";
 
 /// Exit code of a stage that failed; what happened is on standard error or on the control socket.
 const STAGE_FAILED: i32 = 125;
@@ -78,6 +86,8 @@ pub fn dispatch() {
             init::run_guest()
         } else if first == MOUNTER {
             mounter::serve()
+        } else if first == WATCHDOG {
+            watchdog::serve()
         } else {
             return;
         }

@@ -81,6 +81,16 @@ pub(crate) enum Tenant {
     Zygote,
 }
 
+/// What the watchdog is told of a process group, by its leader's number.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Group {
+    /// It must not outlive the daemon.
+    Building(i32),
+    /// All of it is dead.
+    Settled(i32),
+}
+
 /// What the keeper is to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct KeeperSpec {

@@ -70,8 +70,12 @@ need_debian_packages() {
     apt_install "$@"
 }
 
-# From here on Clippy looks at everything of ours that Cargo compiles, and no warning passes: one pass instead of two.
-lint_what_is_compiled() { export RUSTC_WORKSPACE_WRAPPER=clippy-driver RUSTFLAGS="-D warnings"; }
+# From here on no warning of our crates passes, where Cargo compiles them; with `clippy`, Clippy looks at them as well: one pass
+# instead of two. Not by RUSTFLAGS, which count for dependencies as well: those are then compiled once for all stages.
+deny_warnings() {
+    RUSTC_WORKSPACE_WRAPPER=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/deny-warnings${1:+-$1}
+    export RUSTC_WORKSPACE_WRAPPER
+}
 
 # For stages that run what was compiled: target/bundle is there afterwards. Under scripts/test it is there already.
 need_build() { [ -n "${SANDBOX_EXECUTOR_BUILT-}" ] || "$(dirname "${BASH_SOURCE[0]}")/../ci/build"; }

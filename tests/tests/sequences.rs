@@ -20,7 +20,7 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use support::{
     alive,
-    daemon::{Daemon, marker, request, request_with},
+    daemon::{ALL_WARM, Daemon, marker, request, request_with},
     eventually,
     holdings::{Holdings, at_rest, settles},
 };
@@ -273,6 +273,7 @@ fn no_sequence_of_requests_leaves_anything_behind() {
     // Few places, so that some wait for one, and always as many slots.
     let daemon = Daemon::with(&[
         ("MAX_CONCURRENT_EXECUTIONS", "2"),
+        ALL_WARM,
         ("WARM_POOL_MIN", "2"),
         ("WARM_POOL_MAX", "2"),
     ]);

@@ -12,7 +12,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use support::{
     alive,
-    daemon::{Answer, Daemon, marker, request_with},
+    daemon::{ALL_WARM, Answer, Daemon, marker, request_with},
     holdings::{MAX_GROWTH_KIB, at_rest, settles, status},
 };
 use tokio::{
@@ -236,6 +236,7 @@ async fn after_many_runs_of_every_kind_nothing_is_left() {
     // Always as many slots, so that what the daemon holds can be compared.
     let daemon = Daemon::with(&[
         ("RESULT_TTL", RESULT_TTL),
+        ALL_WARM,
         ("WARM_POOL_MIN", "4"),
         ("WARM_POOL_MAX", "4"),
     ]);

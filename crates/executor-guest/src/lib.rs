@@ -42,3 +42,5 @@ pub use bash::{Builtin, executor_guest_struct};
 pub use entry::{executor_guest_fork, executor_guest_take, executor_guest_wait};
 #[cfg(target_os = "linux")]
 pub use node::napi_register_module_v1;
+#[cfg(target_os = "linux")]
+pub use system::reset_signals;

@@ -29,16 +29,17 @@ use std::{env, fmt::Write as _, fs, io::Write as _};
 use afterwards::Watch;
 use attempt::{Found, Place, judge};
 use serde_json::json;
-use support::daemon::{Daemon, passable_directory, request_with};
+use support::daemon::{ALL_WARM, Daemon, passable_directory, request_with};
 
 /// Settings of the daemon that guests run into.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 8] = [
     ("MAX_MEMORY_MB", "512"),
     ("MAX_OUTPUT_BYTES", "1MiB"),
     ("MAX_WORKSPACE_MB", "64"),
     ("MAX_WORKSPACE_FILES", "2000"),
     ("MAX_STATE_BYTES", "64MiB"),
     // Always as many slots, so that what the daemon holds can be compared.
+    ALL_WARM,
     ("WARM_POOL_MIN", "4"),
     ("WARM_POOL_MAX", "4"),
 ];

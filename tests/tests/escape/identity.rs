@@ -7,11 +7,12 @@ use std::{
 
 use executor_application::Job;
 use executor_domain::{Ending, Language, Outcome};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::{
     alone,
     gaps::gap,
-    support::{Workspace, alive, event, eventually},
+    support::{Workspace, alive, event, eventually, stdout},
     world::{Answers, assert_completed, compare, findings, guest, marked, run, run_while, seen},
 };
 
@@ -135,15 +136,15 @@ fn bash_holds_nothing() {
 }
 
 /// A daemon that was started by somebody careless: with a secret in its environment, descriptors that are not
-/// close-on-exec, in another directory, with an open umask and core dumps on; and, where it is root, before all
-/// others on the processor.
+/// close-on-exec, in another directory, with an open umask and core dumps on, deaf to one signal and with another one
+/// blocked; and, where it is root, before all others on the processor.
 #[test]
 fn a_careless_parent_reaches_no_guest() {
     if !alone::is_alone() {
         alone::rerun(
             "identity::a_careless_parent_reaches_no_guest",
             "umask 000; ulimit -c unlimited; cd /usr; exec 7</etc/passwd 9</; \
-             if [ \"$(id -u)\" = 0 ]; then renice -n -5 -p $$ >/dev/null; fi",
+             trap '' USR1; if [ \"$(id -u)\" = 0 ]; then renice -n -5 -p $$ >/dev/null; fi",
         );
         return;
     }
@@ -155,6 +156,11 @@ fn a_careless_parent_reaches_no_guest() {
     assert_eq!(env::current_dir().unwrap().to_str(), Some("/usr"));
     let status = fs::read_to_string("/proc/self/status").unwrap();
     assert!(status.contains("Umask:\t0000"), "{status}");
+    let of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert_eq!(signals(&of("self"))["SigIgn"] & USR1, USR1);
+    // What starts the sandbox starts from this thread.
+    SigSet::from(Signal::SIGUSR2).thread_block().unwrap();
+    assert_eq!(signals(&of("thread-self"))["SigBlk"], USR2);
     if nix::unistd::geteuid().is_root() {
         let stat = fs::read_to_string("/proc/self/stat").unwrap();
         // The seventeenth field after the name in parentheses (proc(5)).
@@ -172,6 +178,31 @@ fn a_careless_parent_reaches_no_guest() {
         assert!(!seen.contains_key("descriptor 7") && !seen.contains_key("descriptor 9"));
         assert!(!seen.contains_key(&format!("variable {}", alone::SECRET_VARIABLE)));
     }
+    for guest in [
+        guest!(python "signals"),
+        guest!(node "signals"),
+        guest!(shell "signals"),
+    ] {
+        let outcome = run(guest.script(&workspace));
+        assert_completed(&outcome);
+        let status = stdout(&outcome);
+        let signals = signals(&status);
+        assert_eq!(signals["SigBlk"], 0, "{signals:x?}");
+        assert_eq!(signals["SigIgn"] & (USR1 | USR2), 0, "{signals:x?}");
+    }
+}
+
+const USR1: u64 = 1 << (Signal::SIGUSR1 as u64 - 1);
+const USR2: u64 = 1 << (Signal::SIGUSR2 as u64 - 1);
+
+/// Sets of signals in a `status` of `/proc`, by their names.
+fn signals(status: &str) -> BTreeMap<&str, u64> {
+    status
+        .lines()
+        .filter_map(|line| line.split_once(":\t"))
+        .filter(|(name, _)| name.starts_with("Sig") && *name != "SigQ")
+        .map(|(name, set)| (name, u64::from_str_radix(set, 16).unwrap()))
+        .collect()
 }
 
 #[test]

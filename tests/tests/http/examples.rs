@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::support::daemon::{Answer, Daemon};
+use super::support::daemon::{ALL_WARM, Answer, Daemon};
 
 fn directory() -> PathBuf {
     // At run time: the suites also run away from the checkout, from a copy of it.
@@ -51,7 +51,7 @@ async fn every_example_does_what_it_shows() {
             json!({"status": "timeout", "message": "Execution timed out", "exit_code": -1}),
         ),
     ];
-    let daemon = Daemon::start();
+    let daemon = Daemon::with(&[ALL_WARM]);
     for (name, fields) in &expected {
         let request = example(name);
         let run = daemon.execute(&request).await.ran();
@@ -79,7 +79,7 @@ async fn every_example_does_what_it_shows() {
 /// The request that the whole project began with, byte for byte.
 #[tokio::test]
 async fn hello_world() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::with(&[ALL_WARM]);
     let body = r#"{"execution_id":"exec_001","session_id":"session_001","language":"python","code":"def handler(event):\n    return {\"message\": \"Hello World!\"}"}"#;
     let answer = Answer::to(daemon.post_text("application/json", body)).await;
     assert_eq!(answer.headers["content-type"], "application/json");
@@ -91,7 +91,7 @@ async fn hello_world() {
 /// An answer has these fields, always all of them, and no other.
 #[tokio::test]
 async fn the_answer_has_the_documented_shape() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::with(&[ALL_WARM]);
     let run = daemon.execute(&example("artifacts.json")).await.completed();
     let names = |value: &Value| -> Vec<String> {
         let fields: BTreeSet<_> = value.as_object().unwrap().keys().cloned().collect();

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::support::{
-    daemon::{Answer, Daemon, command, request, request_with},
+    daemon::{ALL_WARM, Answer, Daemon, command, request, request_with},
     tls::{acceptor, fixture},
 };
 
@@ -352,6 +352,32 @@ fn an_endpoint_that_cannot_be_used_is_a_mistake_at_once() {
     assert_eq!(output.status.code(), Some(64));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{said}");
+}
+
+#[tokio::test]
+async fn languages_start_warm_that_are_kept_warm() {
+    for (settings, warm) in [
+        (ALL_WARM, vec!["python", "javascript", "shell"]),
+        (("WARM_POOL_LANGUAGES", "python"), vec!["python"]),
+        (("WARM_POOL", "false"), vec![]),
+    ] {
+        let daemon = Daemon::with(&[settings]);
+        let info = Answer::to(daemon.get("/info")).await.body;
+        let pools = info["warm_pools"].as_array().unwrap();
+        let named: Vec<_> = pools.iter().map(|pool| &pool["language"]).collect();
+        assert_eq!(named, warm, "{info:#}");
+        for (language, code) in [
+            ("python", "print(1)"),
+            ("javascript", "console.log(1)"),
+            ("shell", "echo 1"),
+        ] {
+            let request = request_with(language, code, json!({"mode": "script"}));
+            let run = daemon.execute(&request).await.completed();
+            assert_eq!(run["stdout"], "1\n");
+            let is_warm = run["metrics"]["start"] != "cold";
+            assert_eq!(is_warm, warm.contains(&language), "{run:#}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -40,14 +40,17 @@ fn prepare_and_exec() -> Result<Infallible, StageError> {
         fs::write(file, "0").step(format!("enter the cgroup {}", file.display()))?;
     }
 
-    // 2. Never dump core: it would hold the guest's memory, and the path is the host's.
+    // 2. Hear every signal, whatever the daemon's own parent has ignored or blocked.
+    executor_guest::reset_signals().step("reset signals")?;
+
+    // 3. Never dump core: it would hold the guest's memory, and the path is the host's.
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
     };
     rustix::process::setrlimit(Resource::Core, none).step("switch core dumps off")?;
 
-    // 3. First to go when the host runs out of memory, and no favourite of the scheduler, whatever the daemon is: both are
+    // 4. First to go when the host runs out of memory, and no favourite of the scheduler, whatever the daemon is: both are
     //    inherited. The first may be raised by anybody (proc(5), oom_score_adj); a host that hides it keeps its own.
     let score = fs::read_to_string(OOM_SCORE).unwrap_or_default();
     if score
@@ -61,7 +64,7 @@ fn prepare_and_exec() -> Result<Infallible, StageError> {
         rustix::process::setpriority_process(None, 0).step("become ordinary")?;
     }
 
-    // 4. Become nobody in particular. The kernel checks the *global* uid of whoever opens /proc/sys/kernel/core_pattern
+    // 5. Become nobody in particular. The kernel checks the *global* uid of whoever opens /proc/sys/kernel/core_pattern
     //    and the like, so a guest whose uid maps to the host's root could write there (docs/threat-model.md).
     if let Some((user, group)) = spec.run_as {
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
@@ -70,7 +73,7 @@ fn prepare_and_exec() -> Result<Infallible, StageError> {
         nix::unistd::setresuid(user, user, user).step("change user")?;
     }
 
-    // 5. Die with the daemon. After the change of user, which would reset it (prctl(2)); and a daemon that died before
+    // 6. Die with the daemon. After the change of user, which would reset it (prctl(2)); and a daemon that died before
     //    this line has left us another parent.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("tie to the daemon")?;
@@ -78,12 +81,12 @@ fn prepare_and_exec() -> Result<Infallible, StageError> {
         return Err(io::Error::other("the daemon is gone")).step("tie to the daemon");
     }
 
-    // 6. No program that we start gains privileges, not even a setuid bubblewrap.
+    // 7. No program that we start gains privileges, not even a setuid bubblewrap.
     rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     env::set_current_dir("/").step("change to /")?;
 
-    // 7. Arguments go through a descriptor: any user of the host can read a command line.
+    // 8. Arguments go through a descriptor: any user of the host can read a command line.
     let arguments = inheritable_memory(&spec.arguments).step("pass the arguments")?;
     // The init is this very executable, by descriptor: the sandbox has no path to it, and needs none.
     let this = rustix::fs::open("/proc/self/exe", OFlags::RDONLY, Mode::empty())

@@ -166,6 +166,7 @@ pub const SECTIONS: &[Section] = &[
         title: "Warm starts",
         keys: &[
             WARM_POOL,
+            WARM_POOL_LANGUAGES,
             WARM_POOL_MIN,
             WARM_POOL_MAX,
             PYTHON_PRELOAD,
@@ -463,6 +464,14 @@ pub(crate) const WARM_POOL: Key = Key::new(
     Value("true"),
     "Whether sandboxes are made ahead of their runs, by forking an interpreter that is loaded already. `false` starts \
      every run cold: slower, and without the hash seed and memory layout that runs forked from one interpreter share.",
+);
+
+pub(crate) const WARM_POOL_LANGUAGES: Key = Key::new(
+    "warm_pool_languages",
+    Text,
+    Value("python,javascript,shell"),
+    "Languages that are kept warm, separated by commas; the others start cold. Each takes an interpreter that waits, and its part \
+     of the daemon's start: JavaScript most of it.",
 );
 
 pub(crate) const WARM_POOL_MIN: Key = Key::new(

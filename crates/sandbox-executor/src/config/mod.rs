@@ -20,7 +20,7 @@ use std::{
 };
 
 use executor_application::Capacity;
-use executor_domain::{InvalidPolicy, LimitCeilings, LimitPolicy, SessionId};
+use executor_domain::{InvalidPolicy, Language, LimitCeilings, LimitPolicy, SessionId};
 use figment::value::Value;
 use http::Uri;
 
@@ -127,6 +127,8 @@ pub struct GuestUser {
 pub struct Warm {
     /// Whether anything is.
     pub on: bool,
+    /// Languages that are then.
+    pub languages: Vec<Language>,
     /// Sandboxes that wait when there is nothing to do, in each language.
     pub min: usize,
     /// Most that wait, in each language; not below `min`.
@@ -429,6 +431,7 @@ impl Reader {
         }
         Warm {
             on: self.required(&keys::WARM_POOL, true, parse::switch),
+            languages: self.required(&keys::WARM_POOL_LANGUAGES, Vec::new(), parse::languages),
             min,
             max,
             python_preload: self

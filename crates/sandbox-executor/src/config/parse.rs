@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use executor_domain::Language;
 use http::Uri;
 use tracing_subscriber::EnvFilter;
 
@@ -68,6 +69,17 @@ pub(crate) fn percent(text: &str) -> Result<u8, Wrong> {
 /// A whole number whose bounds are somebody else's business.
 pub(crate) fn any_number(text: &str) -> Result<u64, Wrong> {
     text.parse().map_err(|_| "must be a whole number".into())
+}
+
+/// Languages, separated by commas, at least one.
+pub(crate) fn languages(text: &str) -> Result<Vec<Language>, Wrong> {
+    text.split(',')
+        .map(|name| {
+            Language::parse(name.trim()).map_err(|_| {
+                "must be some of python, javascript and shell, separated by commas".into()
+            })
+        })
+        .collect()
 }
 
 /// Names of Python modules, separated by commas.

@@ -54,6 +54,20 @@ fn no_mistake_shows_the_password_of_a_url() {
 }
 
 #[test]
+fn languages_that_are_kept_warm_are_languages() {
+    let said = |value| environment(&[("WARM_POOL_LANGUAGES", value)]);
+    let languages = load(&said("shell, python")).unwrap().config.warm.languages;
+    assert_eq!(languages, [Language::Shell, Language::Python]);
+    for wrong in [",", "shell,", "ruby"] {
+        let mistake = mistake(&said(wrong));
+        assert!(
+            mistake.contains("python, javascript and shell"),
+            "{mistake}"
+        );
+    }
+}
+
+#[test]
 fn who_says_nothing_gets_the_documented_defaults() {
     let Loaded {
         config,
@@ -76,6 +90,7 @@ fn who_says_nothing_gets_the_documented_defaults() {
     );
     assert!(config.token.is_none() && !config.require_auth);
     assert!(config.cancel_on_disconnect);
+    assert_eq!(config.warm.languages, Language::ALL);
     assert!(warnings.is_empty(), "{warnings:?}");
     assert!(settings.iter().all(|s| s.origin == Origin::Default));
 }

@@ -64,11 +64,11 @@ fn warm(config: &Config) -> WarmOptions {
         return WarmOptions::off();
     }
     WarmOptions {
+        languages: config.warm.languages.clone(),
         min_slots: config.warm.min,
         max_slots: config.warm.max,
         python_preload: config.warm.python_preload.clone(),
         node_preload: config.warm.node_preload.clone(),
         library: config.warm.library.clone(),
-        ..WarmOptions::default()
     }
 }

@@ -48,6 +48,7 @@ fn bench(arguments: &[&str]) -> (Output, usize) {
             "2,1",
         ])
         .args(arguments)
+        .env("WARM_POOL_LANGUAGES", "shell")
         .env("TMPDIR", temporary.path())
         .output()
         .unwrap();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::support::{
-    daemon::{ALL_WARM, Daemon, request_with},
+    daemon::{Daemon, request_with},
     holdings::{Holdings, MAX_GROWTH_KIB, at_rest, settles, status},
     raw::{Raw, RawAnswer},
 };
@@ -36,7 +36,6 @@ impl Watched {
         let own = [
             ("RESULT_TTL", "1"),
             ("LOG_LEVEL", "warn"),
-            ALL_WARM,
             ("WARM_POOL_MIN", "2"),
             ("WARM_POOL_MAX", "2"),
         ];

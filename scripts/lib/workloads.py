@@ -3,7 +3,8 @@
 workloads.py EXECUTABLE [NAME...]
 
 Each file of tests/fixtures/workloads is a program that must complete; each module of CPython's test suite must pass but for the
-tests of cpython-except.txt, `module | pattern | why`, one a line. Two at a time. In the end, `preloaded`: a daemon whose Python has
+tests of cpython-except.txt, `module | pattern | why`, one a line. What fails is run once more, alone, as CPython's own continuous
+integration does: dozens of its tests count on a machine that has nothing else to do, and no wall comes and goes. Two at a time. In the end, `preloaded`: a daemon whose Python has
 imported numpy and pandas already starts its guests by a fork, they compute, and no two of them draw the same numbers.
 """
 
@@ -26,13 +27,13 @@ PATIENCE = 1800
 LANGUAGES = {".py": "python", ".js": "javascript"}
 
 # Python's own way to run its tests, as anybody would call it; the walls are around its children as well. `-u none`: no test that
-# asks for a network, a large file or much time.
+# asks for a network, a large file or much time. `-w`: what has failed is run once more.
 RUN_MODULE = """
 import os, subprocess, sys
 def handler(event):
     with open("/tmp/except", "w") as file:
         file.write("\\n".join(event["except"]))
-    command = [sys.executable, "-m", "test", "-u", "none", "-W", "--timeout", str(event["patience"]), "--ignorefile", "/tmp/except", event["module"]]
+    command = [sys.executable, "-m", "test", "-u", "none", "-W", "-w", "--timeout", str(event["patience"]), "--ignorefile", "/tmp/except", event["module"]]
     # As much as is to be seen of a failure; `-v` would be megabytes.
     ended = subprocess.run(command, cwd="/tmp", stdin=subprocess.DEVNULL)
     return ended.returncode
@@ -101,6 +102,9 @@ def run(daemon, name, request):
     took = time.monotonic() - begin
     start = answer["metrics"]["start"]
     print(f"{'ok    ' if passed(answer) else 'FAILED'} {name:32} {took:6.1f} s  {start}", flush=True)
+    for line in answer["stdout"].splitlines():
+        if "Re-running" in line and "matching" in line:
+            print("      ", line, flush=True)
     if not passed(answer):
         error = answer["error"] or {}
         print(error.get("error_message", ""), answer["stdout"][-6000:], answer["stderr"][-6000:], sep="\n", flush=True)

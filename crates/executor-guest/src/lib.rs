@@ -12,7 +12,8 @@
 //!   before all walls stand.
 //!
 //! This crate is the only one with `unsafe`: each block says what makes it sound. What decides something is in [`protocol`]
-//! and [`plan`], which are safe, pure and tested without forking.
+//! and [`plan`], which are safe, pure and tested without forking. `signals.rs` is here for its `unsafe` alone: the launcher calls it,
+//! outside of any sandbox.
 
 pub mod plan;
 pub mod protocol;
@@ -27,6 +28,8 @@ mod guest;
 mod init;
 #[cfg(target_os = "linux")]
 mod node;
+#[cfg(target_os = "linux")]
+mod signals;
 #[cfg(target_os = "linux")]
 mod socket;
 #[cfg(target_os = "linux")]
@@ -43,4 +46,4 @@ pub use entry::{executor_guest_fork, executor_guest_take, executor_guest_wait};
 #[cfg(target_os = "linux")]
 pub use node::napi_register_module_v1;
 #[cfg(target_os = "linux")]
-pub use system::reset_signals;
+pub use signals::reset_signals;

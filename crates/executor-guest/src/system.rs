@@ -26,24 +26,6 @@ pub(crate) enum Side<Child> {
     Child,
 }
 
-/// Gives every signal its default action and blocks none. Both go from a process to its children and to what it executes, so that
-/// guests would have what whoever started the daemon has left, such as the SIGHUP that `nohup` ignores. Real-time signals keep
-/// their action.
-///
-/// # Errors
-///
-/// None that a kernel of today would give.
-pub fn reset_signals() -> io::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator() {
-        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
-            // SAFETY: the default action runs no code of this process.
-            unsafe { sigaction(signal, &default) }?;
-        }
-    }
-    Ok(SigSet::empty().thread_set_mask()?)
-}
-
 /// `struct clone_args` of `linux/sched.h`, in its first version.
 #[repr(C)]
 #[derive(Default)]

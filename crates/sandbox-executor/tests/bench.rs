@@ -48,7 +48,6 @@ fn bench(arguments: &[&str]) -> (Output, usize) {
             "2,1",
         ])
         .args(arguments)
-        .env("WARM_POOL_LANGUAGES", "shell")
         .env("TMPDIR", temporary.path())
         .output()
         .unwrap();
@@ -117,7 +116,7 @@ fn every_start_is_measured_beside_the_reference() {
         );
     }
 
-    // As many as wait by default, of this language and no other. Who is not root may not see what guests use.
+    // As many as wait by default. Who is not root may not see what guests use.
     let slots = &shell["slots"];
     if rustix::process::geteuid().is_root() || !slots.is_null() {
         assert_eq!(slots["count"], 4, "{shell}");

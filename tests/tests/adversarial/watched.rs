@@ -65,11 +65,21 @@ impl Watched {
     }
 
     async fn runs_as_ever(&self) {
-        let more = json!({"session_id": "benign", "event": {"a": [1, "é"]}});
-        let body = request_with("python", "def handler(event):\n    return event", more);
-        let answer = self.execute(&body).await;
-        let run: Value = serde_json::from_slice(&answer.body).unwrap();
-        assert_eq!(run["return_value"], body["event"], "{run:#}");
+        for (language, code, is_warm) in [
+            (
+                "python",
+                "def handler(event):\n    print(event['a'][1])",
+                false,
+            ),
+            ("shell", "echo é", true),
+        ] {
+            let more = json!({"session_id": "benign", "event": {"a": [1, "é"]}});
+            let body = request_with(language, code, more);
+            let answer = self.execute(&body).await;
+            let run: Value = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!(run["stdout"], "é\n", "{run:#}");
+            assert_eq!(run["metrics"]["start"] != "cold", is_warm, "{run:#}");
+        }
     }
 
     /// It is well, within a second; a benign run succeeds; it holds what it held before, and not much more memory.

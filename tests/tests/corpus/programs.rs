@@ -224,7 +224,7 @@ pub(crate) const ELSEWHERE: &[(&str, &str)] = &[
         "files::hostile_archives_change_nothing",
     ),
     (
-        "descriptors, environment, umask of a careless parent",
+        "descriptors, environment, umask, signals of a careless parent",
         "identity::a_careless_parent_reaches_no_guest",
     ),
     (

@@ -6,7 +6,10 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -183,10 +186,58 @@ async fn a_daemon_that_is_killed_leaves_nothing_half_built() {
     fs::write(&hangs, "").unwrap();
     let _run = daemon.spawn(&request("shell", "true"));
     alive_becomes(&marker, 1).await;
+    // What asks all of the daemon's processes to end does not end the watchdog.
+    let watchdog = watchdog_of(&daemon).unwrap();
+    kill(watchdog, Signal::SIGTERM).unwrap();
     // Nobody is tied to what it has started: killed alone, it would stay.
     daemon.signal(Signal::SIGKILL);
     daemon.exit().await;
     eventually("nobody is left", || alive(&marker).is_empty()).await;
+    eventually("not the watchdog either", || kill(watchdog, None).is_err()).await;
+}
+
+#[tokio::test]
+async fn a_watchdog_that_is_killed_or_stopped_makes_way_for_another() {
+    let mut daemon = Daemon::with(&[("WARM_POOL", "false")]);
+    for signal in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let first = watchdog_of(&daemon).unwrap();
+        kill(first, signal).unwrap();
+        // One that was stopped is told of runs until nothing more goes into its socket.
+        while watchdog_of(&daemon).is_none_or(|now| now == first) {
+            let runs = (0..20).map(|_| daemon.spawn(&request("shell", "true")));
+            for run in runs.collect::<Vec<_>>() {
+                run.await.unwrap().completed();
+            }
+        }
+        assert!(daemon.log().contains("another one takes its place"));
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.exit().await.code(), Some(143));
+}
+
+/// The process that sees to it that nothing half built outlives a daemon; `None`: it is dead, and has no successor yet.
+fn watchdog_of(daemon: &Daemon) -> Option<Pid> {
+    let mut found = children_of(daemon.pid())
+        .into_iter()
+        .filter(|(_, line)| line.contains("sandbox-executor:watchdog"));
+    let (pid, _) = found.next()?;
+    assert!(found.next().is_none());
+    Some(Pid::from_raw(pid.cast_signed()))
+}
+
+/// Processes whose parent is this one, zombies aside, with their command lines.
+fn children_of(parent: u32) -> Vec<(u32, String)> {
+    let line = format!("PPid:\t{parent}");
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+            let is_child = status.lines().any(|found| found == line) && !command.is_empty();
+            is_child.then_some((pid, command))
+        })
+        .collect()
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use tokio::task::JoinSet;
 
 use super::support::{
     alive,
-    daemon::{Answer, Daemon, alive_becomes, appears, marker, request, request_with},
+    daemon::{ALL_WARM, Answer, Daemon, alive_becomes, appears, marker, request, request_with},
     eventually,
 };
 
@@ -73,7 +73,7 @@ async fn five_runs_of_two_seconds_overlap() {
 
 #[tokio::test]
 async fn a_hundred_at_once_all_succeed_and_none_gets_anothers_result() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::with(&[ALL_WARM]);
     let mut runs = JoinSet::new();
     for n in 0..100 {
         let (language, code) = match n % 3 {
@@ -94,6 +94,7 @@ async fn a_hundred_at_once_all_succeed_and_none_gets_anothers_result() {
     while let Some(ended) = runs.join_next().await {
         let (n, run) = ended.unwrap();
         assert_eq!(run["stdout"], format!("{n}\n"));
+        assert_ne!(run["metrics"]["start"], "cold", "{run:#}");
         let expected = if n % 3 == 2 { Value::Null } else { json!(n) };
         assert_eq!(run["return_value"], expected);
     }
@@ -346,7 +347,11 @@ async fn a_guest_has_no_network_and_does_not_reach_the_daemon() {
 #[tokio::test]
 async fn the_token_reaches_no_guest_and_no_log() {
     const TOKEN: &str = "tok-7f3a9c-secret";
-    let daemon = Daemon::with(&[("INTERNAL_API_TOKEN", TOKEN), ("LOG_LEVEL", "trace")]);
+    let daemon = Daemon::with(&[
+        ALL_WARM,
+        ("INTERNAL_API_TOKEN", TOKEN),
+        ("LOG_LEVEL", "trace"),
+    ]);
     // Everything that the guest can read of any process that it can see, of its own memory, and of its files.
     let code = r"
 import glob, os
@@ -386,6 +391,7 @@ def handler(event):
     let run = Answer::to(daemon.post(&request).bearer_auth(TOKEN))
         .await
         .completed();
+    assert_ne!(run["metrics"]["start"], "cold", "{run:#}");
     assert_eq!(run["return_value"]["token"], 0);
     assert!(
         run["return_value"]["control"].as_u64().unwrap() > 0,

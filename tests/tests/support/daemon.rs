@@ -22,8 +22,8 @@ use super::{alive, eventually, executable};
 /// Keeps every language warm, as daemons do by default and those of most tests do not.
 pub(crate) const ALL_WARM: (&str, &str) = ("WARM_POOL_LANGUAGES", "python,javascript,shell");
 
-/// The executable, without the environment of the tests, and silent about a control plane that no test has. Of languages, it keeps
-/// shells warm alone: that is what most tests run, and their daemons start in a third of the time.
+/// The executable, without the environment of the tests, and silent about a control plane that no test has. It keeps only shells
+/// warm: that is what most tests run, and their daemons start in a third of the time.
 ///
 /// `SUITE_SETTINGS` (`NAME=value`, one a line) are settings of every daemon of a pass: those that a test asks for come before them.
 pub(crate) fn command() -> Command {

@@ -158,10 +158,12 @@ fn prepare(config: &BwrapConfig) -> Result<Prepared, StartError> {
     }
     let targets: Vec<_> = interpreters.iter().map(Interpreter::target).collect();
     let failed = |step| move |source| StartError::System { step, source };
+    // First: where runs get their cgroups below the daemon's own, the daemon must be alone in there, and the spawner starts a child.
+    let cgroups = Cgroups::detect(config.cgroup_parent.as_deref(), config.together);
     let engine = Engine {
         supervisor: Supervisor::new(),
-        spawner: Spawner::new(&config.stages).map_err(failed("copy the launcher"))?,
-        cgroups: Cgroups::detect(config.cgroup_parent.as_deref(), config.together),
+        spawner: Spawner::new(&config.stages).map_err(failed("start the first stages"))?,
+        cgroups,
         system: argv::system_paths(&targets).map_err(failed("look at the host's system"))?,
         bwrap: config.bwrap.clone(),
         run_as,

@@ -1,6 +1,6 @@
 //! The processes of one run, as the daemon holds them: bubblewrap by its parenthood, the init by a descriptor.
 
-use std::{io, os::fd::OwnedFd, process::Child, time::Duration};
+use std::{io, os::fd::OwnedFd, time::Duration};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
@@ -8,10 +8,7 @@ use rustix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{
-    spawner::{self, Started},
-    watchdog::Watched,
-};
+use super::spawner::Started;
 use crate::supervisor::{Processes, SuperviseError};
 
 /// How long the sandbox may take to come down by itself once the guest is dead.
@@ -30,30 +27,17 @@ pub(crate) struct BwrapProcesses {
 
 /// A child of the daemon.
 struct Outer {
-    child: Child,
+    started: Started,
     handle: AsyncFd<OwnedFd>,
-    reaped: bool,
-    /// Let go before the child is reaped: its number, and its group's, is its own until then.
-    watched: Option<Watched>,
 }
 
 impl BwrapProcesses {
-    pub(super) fn new(Started { child, watched }: Started) -> io::Result<Self> {
-        match pid(&child).and_then(handle) {
-            Ok(handle) => Ok(Self {
-                outer: Some(Outer {
-                    child,
-                    handle,
-                    reaped: false,
-                    watched: Some(watched),
-                }),
-                init_handle: None,
-            }),
-            Err(error) => {
-                spawner::stop(child);
-                Err(error)
-            }
-        }
+    pub(super) fn new(started: Started) -> io::Result<Self> {
+        let handle = handle(started.pid())?;
+        Ok(Self {
+            outer: Some(Outer { started, handle }),
+            init_handle: None,
+        })
     }
 
     /// The processes of a slot, of whose init this is the handle.
@@ -88,8 +72,7 @@ impl BwrapProcesses {
         }
         if let Some(outer) = &mut self.outer {
             let _ = outer.handle.readable().await;
-            outer.watched = None;
-            outer.reaped = matches!(outer.child.try_wait(), Ok(Some(_)));
+            outer.started.reap();
         }
     }
 }
@@ -102,11 +85,8 @@ impl Processes for BwrapProcesses {
             // Both fail only where there is nobody left.
             let _ = rustix::process::pidfd_send_signal(init, Signal::KILL);
         }
-        if let Some(outer) = &self.outer
-            && !outer.reaped
-            && let Ok(group) = pid(&outer.child)
-        {
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        if let Some(outer) = &self.outer {
+            outer.started.kill();
         }
     }
 
@@ -127,20 +107,11 @@ impl Processes for BwrapProcesses {
 
 impl Drop for BwrapProcesses {
     fn drop(&mut self) {
-        match &self.outer {
-            Some(Outer { reaped: true, .. }) => return,
-            _ => self.kill(),
-        }
-        if let Some(outer) = &mut self.outer {
-            outer.watched = None;
-            // Dead in a moment: bubblewrap never hangs in the kernel.
-            let _ = outer.child.wait();
+        // Where the outer one is reaped, nobody is left.
+        if !matches!(&self.outer, Some(outer) if outer.started.is_reaped()) {
+            self.kill();
         }
     }
-}
-
-fn pid(child: &Child) -> io::Result<Pid> {
-    Pid::from_raw(spawner::group_of(child)?).ok_or_else(|| io::Error::other("no process id"))
 }
 
 fn handle(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {

@@ -13,18 +13,59 @@ use std::{
     thread,
 };
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::{
+    fs::{MemfdFlags, SealFlags},
+    process::{Pid, Signal},
+};
 use tokio::sync::oneshot;
 
 use super::watchdog::{Watchdog, Watched};
 use crate::supervisor::Streams;
 
-/// A stage that was started. It waits for its orders.
+/// A stage that was started, in a process group of its own. On drop the group is killed, and the stage reaped.
 #[derive(Debug)]
 pub(super) struct Started {
-    pub(super) child: Child,
-    /// Its process group, as long as there can be anybody in it.
-    pub(super) watched: Watched,
+    child: Child,
+    /// Let go before the child is reaped: its number, and its group's, is its own until then.
+    watched: Option<Watched>,
+    is_reaped: bool,
+}
+
+impl Started {
+    /// Its number, which is its group's as well.
+    pub(super) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub(super) const fn is_reaped(&self) -> bool {
+        self.is_reaped
+    }
+
+    /// Kills its group.
+    pub(super) fn kill(&self) {
+        if !self.is_reaped {
+            // Fails only where nobody is left.
+            let _ = rustix::process::kill_process_group(self.pid(), Signal::KILL);
+        }
+    }
+
+    /// Reaps it once it has ended.
+    pub(super) fn reap(&mut self) {
+        self.watched = None;
+        self.is_reaped = matches!(self.child.try_wait(), Ok(Some(_)));
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if self.is_reaped {
+            return;
+        }
+        self.kill();
+        self.watched = None;
+        // Dead in a moment: neither a stage nor bubblewrap hangs in the kernel.
+        let _ = self.child.wait();
+    }
 }
 
 /// One launcher to start, and where to say how that went.
@@ -57,12 +98,14 @@ impl Spawner {
             .name("spawner".into())
             .spawn(move || {
                 while let Ok(order) = inbox.recv() {
-                    let started =
-                        start(&program, &watchdog, order.stage, order.streams, order.info);
-                    if let Err(Ok(orphan)) = order.reply.send(started) {
-                        // Whoever ordered it has gone.
-                        stop(orphan.child);
-                    }
+                    let Order {
+                        stage,
+                        streams,
+                        info,
+                        reply,
+                    } = order;
+                    // Dropped where whoever ordered it has gone.
+                    let _ = reply.send(start(&program, &watchdog, stage, streams, info));
                 }
             })?;
         Ok(Self { orders })
@@ -101,28 +144,17 @@ fn start(
         .stdout(Stdio::from(info))
         .stderr(Stdio::from(streams.complaints))
         .spawn()?;
-    match group_of(&child).and_then(|leader| watchdog.watch(leader)) {
-        Ok(watched) => Ok(Started { child, watched }),
-        Err(error) => {
-            stop(child);
-            Err(error)
-        }
-    }
+    let mut started = Started {
+        child,
+        watched: None,
+        is_reaped: false,
+    };
+    started.watched = Some(watchdog.watch(started.pid())?);
+    Ok(started)
 }
 
-/// Ends a stage that has not been told what to do yet, so that it has no children.
-pub(super) fn stop(mut child: Child) {
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-/// The number of the process group that a child of ours leads.
-pub(super) fn group_of(child: &Child) -> io::Result<i32> {
-    i32::try_from(child.id()).map_err(io::Error::other)
-}
-
-/// A stage that is to be started from this program, in a process group of its own: what a launcher starts can be killed by the
-/// group until the sandbox has a pid of its own, and a Ctrl-C at a terminal is for the daemon alone.
+/// How to start a stage of this program. In a process group of its own: what a launcher starts can be killed by the group
+/// until the sandbox has a pid of its own, and a Ctrl-C at a terminal is for the daemon alone.
 pub(super) fn command(program: &File, stage: &str) -> Command {
     let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
     command.arg(stage).env_clear().process_group(0);

@@ -15,6 +15,9 @@ pub(crate) const MAX_FRAME: usize = 16 << 20;
 
 /// The byte that carries the guest's descriptors to the stage that starts it, before its specification.
 pub(crate) const DESCRIPTORS: u8 = b'D';
+/// The byte by which the watchdog says that it watches.
+#[cfg(target_os = "linux")]
+pub(crate) const READY: u8 = b'R';
 /// The byte that asks for the guest to be killed and a report.
 pub(crate) const STOP: u8 = b'S';
 
@@ -81,14 +84,14 @@ pub(crate) enum Tenant {
     Zygote,
 }
 
-/// What the watchdog is told of a process group, by its leader's number.
+/// What the watchdog is told of a process group, by its number.
 #[cfg(target_os = "linux")]
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Group {
     /// It must not outlive the daemon.
-    Building(i32),
-    /// All of it is dead.
-    Settled(i32),
+    Watch(i32),
+    /// Whoever is in it is dead, or killed.
+    Forget(i32),
 }
 
 /// What the keeper is to do.

@@ -123,8 +123,13 @@ impl Bench {
     /// The configuration of a daemon whose runs start like this.
     fn config(&self, start: Start, preload: Option<&str>) -> Result<Config, Failure> {
         let mut sources = self.sources.clone();
-        let preload = preload.map(|packages| ("PYTHON_PRELOAD", packages));
-        for (name, value) in settings_of(start).iter().copied().chain(preload) {
+        let languages = self.plan.languages();
+        let own = [
+            Some(("WARM_POOL_LANGUAGES", languages.as_str())),
+            preload.map(|packages| ("PYTHON_PRELOAD", packages)),
+        ];
+        let own = own.into_iter().flatten();
+        for (name, value) in settings_of(start).iter().copied().chain(own) {
             sources.flags.remove(name.to_ascii_lowercase().as_str());
             sources.environment.insert(name.into(), value.into());
         }

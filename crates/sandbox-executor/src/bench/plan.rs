@@ -176,6 +176,15 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Languages that have to be warm: those that are measured, and that of bad neighbours.
+    pub(super) fn languages(&self) -> String {
+        let measured = self.subjects.iter().map(Subject::language);
+        measured
+            .chain([Language::Shell.as_str()])
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+
     pub(super) fn new(args: &BenchArgs) -> Self {
         let subjects = [PYTHON, JAVASCRIPT, SHELL, PRELOADED];
         let subjects = subjects

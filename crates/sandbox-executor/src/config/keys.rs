@@ -470,8 +470,8 @@ pub(crate) const WARM_POOL_LANGUAGES: Key = Key::new(
     "warm_pool_languages",
     Text,
     Value("python,javascript,shell"),
-    "Languages that are kept warm, separated by commas; the others start cold. Each takes an interpreter that waits, and its part \
-     of the daemon's start: JavaScript most of it.",
+    "Languages that are kept warm, separated by commas; the others start cold. Each takes memory for an interpreter that waits and \
+     for its sandboxes, and makes the daemon's start longer, JavaScript most of all.",
 );
 
 pub(crate) const WARM_POOL_MIN: Key = Key::new(

@@ -429,17 +429,31 @@ impl Reader {
                 format!("must not be below warm_pool_min, {min}; is {max}"),
             );
         }
+        let languages = self.required(&keys::WARM_POOL_LANGUAGES, Vec::new(), parse::languages);
+        let python_preload = self
+            .optional(&keys::PYTHON_PRELOAD, parse::python_modules)
+            .unwrap_or_default();
+        let node_preload = self
+            .optional(&keys::NODE_PRELOAD, parse::node_packages)
+            .unwrap_or_default();
+        for (key, preload, language) in [
+            (&keys::PYTHON_PRELOAD, &python_preload, Language::Python),
+            (&keys::NODE_PRELOAD, &node_preload, Language::JavaScript),
+        ] {
+            if !preload.is_empty() && !languages.contains(&language) {
+                self.mistake(
+                    key,
+                    format!("must not be set where warm_pool_languages has no {language}"),
+                );
+            }
+        }
         Warm {
             on: self.required(&keys::WARM_POOL, true, parse::switch),
-            languages: self.required(&keys::WARM_POOL_LANGUAGES, Vec::new(), parse::languages),
+            languages,
             min,
             max,
-            python_preload: self
-                .optional(&keys::PYTHON_PRELOAD, parse::python_modules)
-                .unwrap_or_default(),
-            node_preload: self
-                .optional(&keys::NODE_PRELOAD, parse::node_packages)
-                .unwrap_or_default(),
+            python_preload,
+            node_preload,
             library: self.optional(&keys::GUEST_LIBRARY, parse::absolute_path),
         }
     }

@@ -65,6 +65,12 @@ fn languages_that_are_kept_warm_are_languages() {
             "{mistake}"
         );
     }
+    let mistake = mistake(&environment(&[
+        ("WARM_POOL_LANGUAGES", "shell"),
+        ("PYTHON_PRELOAD", "numpy"),
+    ]));
+    assert!(mistake.contains("PYTHON_PRELOAD"), "{mistake}");
+    assert!(mistake.contains("has no python"), "{mistake}");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 workloads.py EXECUTABLE [NAME...]
 
 Each file of tests/fixtures/workloads is a program that must complete; each module of CPython's test suite must pass but for the
-tests of cpython-except.txt, `module | pattern | why`, one a line. What fails is run once more, alone, as CPython's own continuous
-integration does: dozens of its tests count on a machine that has nothing else to do, and no wall comes and goes. Two at a time. In the end, `preloaded`: a daemon whose Python has
-imported numpy and pandas already starts its guests by a fork, they compute, and no two of them draw the same numbers.
+tests of cpython-except.txt, `module | pattern | why`, one a line. What fails is run once more, as CPython's own continuous integration
+does: some of its tests count on a machine that has nothing else to do, and no wall comes and goes. Two at a time. In the end, `preloaded`:
+a daemon whose Python has imported numpy and pandas already starts its guests by a fork, they compute, and no two of them draw the
+same numbers.
 """
 
 import concurrent.futures
@@ -103,7 +104,7 @@ def run(daemon, name, request):
     start = answer["metrics"]["start"]
     print(f"{'ok    ' if passed(answer) else 'FAILED'} {name:32} {took:6.1f} s  {start}", flush=True)
     for line in answer["stdout"].splitlines():
-        if "Re-running" in line and "matching" in line:
+        if "Re-running test_" in line:
             print("      ", line, flush=True)
     if not passed(answer):
         error = answer["error"] or {}

@@ -162,7 +162,7 @@ fn prepare(config: &BwrapConfig) -> Result<Prepared, StartError> {
     let cgroups = Cgroups::detect(config.cgroup_parent.as_deref(), config.together);
     let engine = Engine {
         supervisor: Supervisor::new(),
-        spawner: Spawner::new(&config.stages).map_err(failed("start the first stages"))?,
+        spawner: Spawner::new(&config.stages).map_err(failed("start the watchdog"))?,
         cgroups,
         system: argv::system_paths(&targets).map_err(failed("look at the host's system"))?,
         bwrap: config.bwrap.clone(),

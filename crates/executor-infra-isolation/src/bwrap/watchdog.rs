@@ -3,14 +3,18 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
+    mem,
     os::{fd::OwnedFd, unix::net::UnixStream},
     process::{Child, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use rustix::process::Pid;
+use rustix::{
+    net::SendFlags,
+    process::{Pid, WaitId, WaitIdOptions},
+};
 
 use super::spawner::command;
 use crate::stage::{
@@ -56,7 +60,7 @@ impl Watchdog {
         })
     }
 
-    /// Has it watch a group. Where it has ended, or does not listen, another one takes its place.
+    /// Has it watch a group. Where it has ended, or does not listen, another one takes its place. For one caller at a time.
     pub(super) fn watch(self: &Arc<Self>, group: Pid) -> io::Result<Watched> {
         let group = group.as_raw_nonzero().get();
         let watched = Watched {
@@ -68,17 +72,25 @@ impl Watchdog {
     }
 
     fn add(&self, group: i32) -> io::Result<()> {
-        let mut state = self.state();
-        let State { process, groups } = &mut *state;
-        groups.insert(group);
-        let Err(error) = process.tell(&Group::Watch(group)) else {
+        let told = {
+            let mut state = self.state();
+            state.groups.insert(group);
+            state.process.tell(&Group::Watch(group))
+        };
+        let Err(error) = told else {
             return Ok(());
         };
         tracing::warn!(%error, "the watchdog does not listen; another one takes its place");
-        *process = Process::start(&self.program)?;
-        groups
-            .iter()
-            .try_for_each(|group| process.tell(&Group::Watch(*group)))
+        // Not under the lock, which is taken wherever a run ends.
+        let mut process = Process::start(&self.program)?;
+        let mut state = self.state();
+        for group in &state.groups {
+            process.tell(&Group::Watch(*group))?;
+        }
+        let old = mem::replace(&mut state.process, process);
+        drop(state);
+        drop(old);
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -91,7 +103,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         let mut state = self.watchdog.state();
         state.groups.remove(&self.group);
-        // Where it does not listen, whoever is to be watched next sees to that.
+        // Where it does not listen it is not up to date from here on, which whoever is to be watched next sees to.
         let _ = state.process.tell(&Group::Forget(self.group));
     }
 }
@@ -101,6 +113,8 @@ impl Drop for Watched {
 struct Process {
     child: Child,
     control: UnixStream,
+    /// Whether it was told everything. One that was stopped and goes on knows groups that are long gone.
+    is_up_to_date: bool,
 }
 
 impl Process {
@@ -111,14 +125,19 @@ impl Process {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
-        let mut process = Self { child, control };
+        let mut process = Self {
+            child,
+            control,
+            is_up_to_date: true,
+        };
         process.control.set_read_timeout(Some(READY_LIMIT))?;
         if let Err(error) = process.control.read_exact(&mut [0]) {
-            return Err(process.complaint().map_or(error, io::Error::other));
+            let said = process.complaint().unwrap_or_else(|| error.to_string());
+            return Err(io::Error::other(format!(
+                "the watchdog is not ready: {said}"
+            )));
         }
         process.child.stderr = None;
-        // Whoever has stopped it has not stopped the daemon.
-        process.control.set_nonblocking(true)?;
         Ok(process)
     }
 
@@ -130,8 +149,28 @@ impl Process {
         (!said.is_empty()).then(|| said.trim_end().to_owned())
     }
 
+    /// Tells it something, if it is not stopped. Once this has failed it always does.
     fn tell(&mut self, group: &Group) -> io::Result<()> {
-        self.control.write_all(&wire::encode(group)?)
+        if !mem::replace(&mut self.is_up_to_date, false) {
+            return Err(io::Error::other("it has missed something"));
+        }
+        let options = WaitIdOptions::EXITED
+            | WaitIdOptions::STOPPED
+            | WaitIdOptions::NOHANG
+            | WaitIdOptions::NOWAIT;
+        let child = WaitId::Pid(Pid::from_child(&self.child));
+        if rustix::process::waitid(child, options)?.is_some() {
+            return Err(io::Error::other("it has ended or is stopped"));
+        }
+        let frame = wire::encode(group)?;
+        // Whoever stops it does not stop the daemon.
+        let flags = SendFlags::DONTWAIT | wire::NO_SIGNAL;
+        self.is_up_to_date = rustix::net::send(&self.control, &frame, flags)? == frame.len();
+        if self.is_up_to_date {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WriteZero.into())
+        }
     }
 }
 

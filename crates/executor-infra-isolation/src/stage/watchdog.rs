@@ -5,7 +5,7 @@
 //! itself only after it has heard from the outer one that its ids are mapped: where that one dies first, it would wait for ever
 //! (`docs/adr/0035-a-watchdog-for-what-is-half-built.md`).
 
-use std::{collections::BTreeSet, env};
+use std::{collections::BTreeSet, env, io};
 
 use nix::sys::signal::SigSet;
 use rustix::process::{Pid, Signal};
@@ -25,11 +25,14 @@ pub(super) fn serve() -> Result<(), StageError> {
     rustix::net::send(control, &[wire::READY], wire::NO_SIGNAL).step("say that it watches")?;
 
     let mut groups = BTreeSet::new();
-    // Until the daemon's end of the socket is closed.
-    while let Ok(group) = wire::receive(control) {
-        match group {
-            Group::Watch(group) => groups.insert(group),
-            Group::Forget(group) => groups.remove(&group),
+    loop {
+        match wire::receive(control) {
+            Ok(Group::Watch(group)) => groups.insert(group),
+            Ok(Group::Forget(group)) => groups.remove(&group),
+            // The daemon is gone.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            // The daemon is there, and finds out that this is not.
+            Err(error) => return Err(error).step("hear the daemon"),
         };
     }
     // Numbers are handed out in turn: none of these means somebody else a moment after the daemon's end.

@@ -245,6 +245,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
     settings.sort_by_key(|setting| place_of(setting.key.name));
     let mut warnings = sources::strangers(&sources.environment);
     warnings.extend(exposure(&config));
+    warnings.extend(preloads(&config.warm));
     Ok(Loaded {
         config,
         settings,
@@ -266,6 +267,31 @@ fn exposure(config: &Config) -> Option<String> {
     Some(format!(
         "callers are not authenticated on {place}: whoever reaches the port may run code"
     ))
+}
+
+/// What an operator should know about packages that nobody loads.
+fn preloads(warm: &Warm) -> impl Iterator<Item = String> {
+    [
+        (
+            &keys::PYTHON_PRELOAD,
+            Language::Python,
+            &warm.python_preload,
+        ),
+        (
+            &keys::NODE_PRELOAD,
+            Language::JavaScript,
+            &warm.node_preload,
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, _, packages)| !packages.is_empty())
+    .filter(|(_, language, _)| !warm.on || !warm.languages.contains(language))
+    .map(|(key, language, _)| {
+        format!(
+            "{} counts for nothing: {language} is not kept warm",
+            key.variable()
+        )
+    })
 }
 
 fn is_loopback(address: IpAddr) -> bool {
@@ -436,17 +462,6 @@ impl Reader {
         let node_preload = self
             .optional(&keys::NODE_PRELOAD, parse::node_packages)
             .unwrap_or_default();
-        for (key, preload, language) in [
-            (&keys::PYTHON_PRELOAD, &python_preload, Language::Python),
-            (&keys::NODE_PRELOAD, &node_preload, Language::JavaScript),
-        ] {
-            if !preload.is_empty() && !languages.contains(&language) {
-                self.mistake(
-                    key,
-                    format!("must not be set where warm_pool_languages has no {language}"),
-                );
-            }
-        }
         Warm {
             on: self.required(&keys::WARM_POOL, true, parse::switch),
             languages,

@@ -60,8 +60,8 @@ pub use crate::{
 };
 
 /// Must be the first call of `main`, before there is a thread: between daemon and guest stand a launcher and an init, beside
-/// the daemon a watchdog, and all are this very executable. Comes back in the program itself, and never in a stage. Does nothing where there are
-/// no stages.
+/// the daemon a watchdog, and all are this very executable. Comes back in the program itself, and never in a stage. Does
+/// nothing where there are no stages.
 pub fn dispatch() {
     #[cfg(target_os = "linux")]
     executor_infra_isolation::stage::dispatch();

@@ -16,7 +16,7 @@ pub(crate) mod tls;
 
 use std::{env, path::PathBuf, time::Duration};
 
-use executor_application::{CancellationToken, Job, Listener, Sandbox, WallState};
+use executor_application::{CancellationToken, Job, Listener, Sandbox};
 use executor_domain::{
     Event, ExecutionId, GuestEnvironment, JsonText, Language, LimitPolicy, Mode, Outcome,
     RequestedLimits, ResourceLimit, SessionId, Source,
@@ -61,6 +61,8 @@ pub(crate) async fn bwrap() -> BwrapSandbox {
 /// tests accept that there are none.
 #[cfg(target_os = "linux")]
 async fn start(config: BwrapConfig) -> BwrapSandbox {
+    use executor_application::WallState;
+
     let sandbox = BwrapSandbox::start(config)
         .await
         .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"));

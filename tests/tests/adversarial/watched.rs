@@ -65,21 +65,17 @@ impl Watched {
     }
 
     async fn runs_as_ever(&self) {
-        for (language, code, is_warm) in [
-            (
-                "python",
-                "def handler(event):\n    print(event['a'][1])",
-                false,
-            ),
-            ("shell", "echo é", true),
-        ] {
-            let more = json!({"session_id": "benign", "event": {"a": [1, "é"]}});
-            let body = request_with(language, code, more);
-            let answer = self.execute(&body).await;
-            let run: Value = serde_json::from_slice(&answer.body).unwrap();
-            assert_eq!(run["stdout"], "é\n", "{run:#}");
-            assert_eq!(run["metrics"]["start"] != "cold", is_warm, "{run:#}");
-        }
+        let event = json!({"a": [1, "é"]});
+        let run = async |language, code| -> Value {
+            let more = json!({"session_id": "benign", "event": event});
+            let answer = self.execute(&request_with(language, code, more)).await;
+            serde_json::from_slice(&answer.body).unwrap()
+        };
+        let cold = run("python", "def handler(event):\n    return event").await;
+        assert_eq!(cold["return_value"], event, "{cold:#}");
+        let warm = run("shell", "echo \"$EVENT_JSON\"").await;
+        assert_eq!(warm["stdout"], format!("{event}\n"), "{warm:#}");
+        assert_ne!(warm["metrics"]["start"], "cold", "{warm:#}");
     }
 
     /// It is well, within a second; a benign run succeeds; it holds what it held before, and not much more memory.

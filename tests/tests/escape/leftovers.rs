@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, PartialEq, Eq)]
 struct Holdings {
     descriptors: Vec<String>,
-    children: BTreeSet<String>,
+    children: BTreeSet<u32>,
     cgroups: usize,
     mounts: usize,
     temporary: BTreeSet<PathBuf>,
@@ -55,16 +55,10 @@ impl Holdings {
     }
 }
 
-/// Children of every thread of this process.
-fn children() -> BTreeSet<String> {
-    fs::read_dir("/proc/self/task")
-        .unwrap()
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
-        .flat_map(|list| {
-            list.split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        })
+/// Children of this process.
+fn children() -> BTreeSet<u32> {
+    support::children_of(std::process::id())
+        .into_iter()
         .collect()
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{
     runs::waits_for,
     support::{
-        alive,
+        alive, children_of,
         daemon::{
             Answer, Daemon, alive_becomes, appears, command, marker, passable_directory, request,
         },
@@ -222,27 +222,14 @@ async fn a_watchdog_that_is_killed_or_stopped_makes_way_for_another() {
 
 /// The process that sees to it that nothing half built outlives a daemon; `None`: it is dead, and has no successor yet.
 fn watchdog_of(daemon: &Daemon) -> Option<Pid> {
-    let mut found = children_of(daemon.pid())
-        .into_iter()
-        .filter(|(_, line)| line.contains("sandbox-executor:watchdog"));
-    let (pid, _) = found.next()?;
+    let is_watchdog = |pid: &u32| {
+        fs::read_to_string(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.contains("sandbox-executor:watchdog"))
+    };
+    let mut found = children_of(daemon.pid()).into_iter().filter(is_watchdog);
+    let pid = found.next()?;
     assert!(found.next().is_none());
     Some(Pid::from_raw(pid.cast_signed()))
-}
-
-/// Processes whose parent is this one, zombies aside, with their command lines.
-fn children_of(parent: u32) -> Vec<(u32, String)> {
-    let line = format!("PPid:\t{parent}");
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
-        .filter_map(|pid: u32| {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-            let is_child = status.lines().any(|found| found == line) && !command.is_empty();
-            is_child.then_some((pid, command))
-        })
-        .collect()
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{PATIENCE, daemon::Daemon};
+use super::{PATIENCE, children_of, daemon::Daemon};
 
 /// How much more memory a daemon may have resident: what the allocator may keep, and results of the last second.
 pub(crate) const MAX_GROWTH_KIB: u64 = 50 << 10;
@@ -23,7 +23,7 @@ impl Holdings {
         let pid = daemon.pid();
         Self {
             descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
-            children: children(pid),
+            children: names(children_of(pid)),
             cgroups: cgroups_of_runs(pid),
             mounts: mounts(daemon),
         }
@@ -43,15 +43,10 @@ fn mounts(daemon: &Daemon) -> Vec<String> {
     ours.map(str::to_owned).collect()
 }
 
-/// Names of the daemon's children, the dead that it has not buried included.
-fn children(pid: u32) -> Vec<String> {
-    let parent = format!("PPid:\t{pid}");
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("status")).ok())
-        .filter(|status| status.lines().any(|line| line == parent))
-        .map(|status| status.lines().next().unwrap_or_default().to_owned())
-        .collect()
+/// What processes are called.
+fn names(pids: Vec<u32>) -> Vec<String> {
+    let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    pids.into_iter().filter_map(name).collect()
 }
 
 /// Directories that the daemon has made for runs: their name has its pid.

@@ -68,14 +68,10 @@ async fn start(config: BwrapConfig) -> BwrapSandbox {
         .unwrap_or_else(|error| panic!("no sandbox on this host: {error:?}"));
     if env::var_os("SANDBOX_EXECUTOR_EXPECT_CGROUP").is_some() {
         let walls = &sandbox.description().walls;
-        let mut of_cgroups = walls
-            .iter()
-            .filter(|wall| wall.name.starts_with("cgroup_"))
-            .peekable();
-        assert!(of_cgroups.peek().is_some(), "{walls:?}");
-        for wall in of_cgroups {
-            assert!(matches!(wall.state, WallState::On(_)), "{wall:?}");
-        }
+        let of_cgroups = walls.iter().filter(|wall| wall.name.starts_with("cgroup_"));
+        let states: Vec<_> = of_cgroups.map(|wall| &wall.state).collect();
+        let stand = |state: &&WallState| matches!(state, WallState::On(_));
+        assert!(!states.is_empty() && states.iter().all(stand), "{walls:?}");
     }
     sandbox
 }
@@ -196,6 +192,20 @@ pub(crate) fn alive(marker: &str) -> Vec<u32> {
         .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
         .filter(|pid| *pid != own)
         .filter(has_marker)
+        .collect()
+}
+
+/// Processes whose parent this one is, the dead that it has not buried included.
+pub(crate) fn children_of(parent: u32) -> Vec<u32> {
+    let line = format!("PPid:\t{parent}");
+    let is_child = |pid: &u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .is_ok_and(|status| status.lines().any(|found| found == line))
+    };
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .filter(is_child)
         .collect()
 }
 

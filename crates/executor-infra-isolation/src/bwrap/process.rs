@@ -107,10 +107,7 @@ impl Processes for BwrapProcesses {
 
 impl Drop for BwrapProcesses {
     fn drop(&mut self) {
-        // Where the outer one is reaped, nobody is left.
-        if !matches!(&self.outer, Some(outer) if outer.started.is_reaped()) {
-            self.kill();
-        }
+        self.kill();
     }
 }
 

@@ -37,11 +37,7 @@ impl Started {
         Pid::from_child(&self.child)
     }
 
-    pub(super) const fn is_reaped(&self) -> bool {
-        self.is_reaped
-    }
-
-    /// Kills its group.
+    /// Kills its group, unless it is reaped: then nobody is left.
     pub(super) fn kill(&self) {
         if !self.is_reaped {
             // Fails only where nobody is left.

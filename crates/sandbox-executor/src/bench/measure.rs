@@ -124,12 +124,10 @@ impl Bench {
     fn config(&self, start: Start, preload: Option<&str>) -> Result<Config, Failure> {
         let mut sources = self.sources.clone();
         let languages = self.plan.languages();
-        let own = [
-            Some(("WARM_POOL_LANGUAGES", languages.as_str())),
-            preload.map(|packages| ("PYTHON_PRELOAD", packages)),
-        ];
-        let own = own.into_iter().flatten();
-        for (name, value) in settings_of(start).iter().copied().chain(own) {
+        let settings = settings_of(start).iter().copied();
+        let settings = settings.chain([("WARM_POOL_LANGUAGES", languages.as_str())]);
+        let preload = preload.map(|packages| ("PYTHON_PRELOAD", packages));
+        for (name, value) in settings.chain(preload) {
             sources.flags.remove(name.to_ascii_lowercase().as_str());
             sources.environment.insert(name.into(), value.into());
         }

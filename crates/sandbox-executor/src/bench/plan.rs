@@ -176,15 +176,6 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Languages that have to be warm: those that are measured, and that of bad neighbours.
-    pub(super) fn languages(&self) -> String {
-        let measured = self.subjects.iter().map(Subject::language);
-        measured
-            .chain([Language::Shell.as_str()])
-            .collect::<Vec<_>>()
-            .join(",")
-    }
-
     pub(super) fn new(args: &BenchArgs) -> Self {
         let subjects = [PYTHON, JAVASCRIPT, SHELL, PRELOADED];
         let subjects = subjects
@@ -217,6 +208,15 @@ impl Plan {
                 burst: 500,
             }
         }
+    }
+
+    /// Languages that have to be warm: those that are measured, and that of bad neighbours.
+    pub(super) fn languages(&self) -> String {
+        let measured = self.subjects.iter().map(Subject::language);
+        measured
+            .chain([Language::Shell.as_str()])
+            .collect::<Vec<_>>()
+            .join(",")
     }
 }
 

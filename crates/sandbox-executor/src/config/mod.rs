@@ -285,7 +285,7 @@ fn preloads(warm: &Warm) -> impl Iterator<Item = String> {
     ]
     .into_iter()
     .filter(|(_, _, packages)| !packages.is_empty())
-    .filter(|(_, language, _)| !warm.on || !warm.languages.contains(language))
+    .filter(|(_, language, _)| !(warm.on && warm.languages.contains(language)))
     .map(|(key, language, _)| {
         format!(
             "{} counts for nothing: {language} is not kept warm",
@@ -455,20 +455,17 @@ impl Reader {
                 format!("must not be below warm_pool_min, {min}; is {max}"),
             );
         }
-        let languages = self.required(&keys::WARM_POOL_LANGUAGES, Vec::new(), parse::languages);
-        let python_preload = self
-            .optional(&keys::PYTHON_PRELOAD, parse::python_modules)
-            .unwrap_or_default();
-        let node_preload = self
-            .optional(&keys::NODE_PRELOAD, parse::node_packages)
-            .unwrap_or_default();
         Warm {
             on: self.required(&keys::WARM_POOL, true, parse::switch),
-            languages,
+            languages: self.required(&keys::WARM_POOL_LANGUAGES, Vec::new(), parse::languages),
             min,
             max,
-            python_preload,
-            node_preload,
+            python_preload: self
+                .optional(&keys::PYTHON_PRELOAD, parse::python_modules)
+                .unwrap_or_default(),
+            node_preload: self
+                .optional(&keys::NODE_PRELOAD, parse::node_packages)
+                .unwrap_or_default(),
             library: self.optional(&keys::GUEST_LIBRARY, parse::absolute_path),
         }
     }
